@@ -1,0 +1,107 @@
+"""Grouped-query attention with QK-norm and cross-layer sharing of keys and values (paper 2.2.1 and 2.2.2).
+
+A layer that owns keys and values hands them to the next ``cla_share_factor - 1`` layers. Every layer has a key gain of its own,
+which would make each layer's keys different; but ``q . (gain * k) = (q * gain) . k``, so what is shared (and cached) is the
+normalised key *without* gain, and each layer folds its key gain into its query. That is exact, and it is what lets one cache
+serve the whole group.
+
+Shapes: B batch, T queries, S keys, D hidden size, H query heads, G key/value heads, d head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kaiyuan.model.cache import KVCache
+from kaiyuan.model.config import LayerShape, ModelConfig
+from kaiyuan.model.linear import Linear
+from kaiyuan.model.norm import RMSNorm, rope_norm
+from kaiyuan.model.rope import rotate
+
+
+class KeyValue(NamedTuple):
+    """Keys (normalised, rotated, without gain) and values of one producing layer, each (B, G, S, d)."""
+
+    k_BGSd: Tensor
+    v_BGSd: Tensor
+
+
+class Context(NamedTuple):
+    """What all layers of one forward pass share."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    """Boolean (B, 1, T, S), true where a query may look; None for plain causal attention."""
+    cache: KVCache | None = None
+    dropout: float = 0.0
+
+
+class Attention(nn.Module):
+    """One layer's attention. ``forward`` takes (B, T, D) and returns (B, T, D) and the keys and values to share."""
+
+    def __init__(self, config: ModelConfig, layer: LayerShape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.head_dim
+        self.producer, self.owns_kv = layer.producer, layer.owns_kv
+        self.q_proj = Linear(config.hidden_size, self.heads * self.head_dim)
+        if layer.owns_kv:
+            self.k_proj = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+            self.v_proj = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.o_proj = Linear(self.heads * self.head_dim, config.hidden_size)
+        self.norm_eps = config.norm_eps
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x_BTD: Tensor, shared: KeyValue | None, context: Context) -> tuple[Tensor, KeyValue]:
+        q_BHTd = self._query(x_BTD, context)
+        if self.owns_kv:
+            shared = self._key_value(x_BTD, context)
+        assert shared is not None, "a layer without keys and values needs those of its producer"
+        out_BHTd = F.scaled_dot_product_attention(
+            q_BHTd,
+            shared.k_BGSd,
+            shared.v_BGSd,
+            attn_mask=context.mask,
+            is_causal=context.mask is None,
+            dropout_p=context.dropout if self.training else 0.0,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        return self.o_proj(out_BHTd.transpose(1, 2).flatten(2)), shared
+
+    def _query(self, x_BTD: Tensor, context: Context) -> Tensor:
+        q_BTHd = self.q_proj(x_BTD).unflatten(-1, (self.heads, self.head_dim))
+        if self.q_norm is None or self.k_norm is None:
+            return rotate(q_BTHd, context.cos.to(q_BTHd.dtype), context.sin.to(q_BTHd.dtype)).transpose(1, 2)
+        gain = self.q_norm.weight * self.k_norm.weight
+        return rope_norm(q_BTHd, context.cos, context.sin, gain, self.norm_eps).transpose(1, 2)
+
+    def _key_value(self, x_BTD: Tensor, context: Context) -> KeyValue:
+        k_BTGd = self.k_proj(x_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
+        v_BTGd = self.v_proj(x_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.k_norm is None:
+            k_BTGd = rotate(k_BTGd, context.cos.to(k_BTGd.dtype), context.sin.to(k_BTGd.dtype))
+        else:
+            k_BTGd = rope_norm(k_BTGd, context.cos, context.sin, None, self.norm_eps)
+        new = KeyValue(k_BTGd.transpose(1, 2), v_BTGd.transpose(1, 2))
+        return new if context.cache is None else KeyValue(*context.cache.extend(self.producer, *new))
+
+
+def document_mask(document_ids_BT: Tensor) -> Tensor:
+    """Boolean (B, 1, T, T): a token sees itself and earlier tokens of its own document."""
+    same = document_ids_BT[:, None, :, None] == document_ids_BT[:, None, None, :]
+    length = document_ids_BT.shape[1]
+    return same & torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
+
+
+def document_positions(document_ids_BT: Tensor) -> Tensor:
+    """int64 (B, T): each token's place within its own document, counting from 0."""
+    length = document_ids_BT.shape[1]
+    places = torch.arange(length, device=document_ids_BT.device).expand_as(document_ids_BT)
+    starts = torch.ones_like(document_ids_BT, dtype=torch.bool)
+    starts[:, 1:] = document_ids_BT[:, 1:] != document_ids_BT[:, :-1]
+    return places - torch.where(starts, places, 0).cummax(dim=1).values

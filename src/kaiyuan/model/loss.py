@@ -1,0 +1,100 @@
+"""Cross-entropy straight from features and head weight, a block of rows at a time.
+
+The logits of a batch are the largest tensor of training (131,072 tokens x 128,512 words in float32: 63 GiB). Here each block's
+logits exist only while its loss and its gradients are computed, which happens in the forward pass: their gradient is known up to
+the scalar that comes from above.
+
+Shapes: N rows, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor, rows: int) -> Tensor:
+        head = head_VD.to(x_ND.dtype)
+        total = torch.zeros((), dtype=torch.float32, device=x_ND.device)
+        need_x, need_head = ctx.needs_input_grad[:2]
+        grad_x = torch.empty_like(x_ND) if need_x else None
+        grad_head = torch.zeros_like(head_VD, dtype=torch.float32) if need_head else None
+        for start in range(0, len(x_ND), rows):
+            block = slice(start, start + rows)
+            log_probs_NV = F.log_softmax(F.linear(x_ND[block], head), dim=-1, dtype=torch.float32)
+            picked_N = log_probs_NV.gather(1, targets_N[block, None]).squeeze(1)
+            total -= (picked_N * weights_N[block]).sum()
+            if grad_x is None and grad_head is None:
+                continue
+            grad_NV = log_probs_NV.exp_()
+            grad_NV.scatter_add_(1, targets_N[block, None], torch.full_like(picked_N, -1.0)[:, None])
+            grad_logits = grad_NV.mul_(weights_N[block, None]).to(x_ND.dtype)
+            if grad_x is not None:
+                torch.mm(grad_logits, head, out=grad_x[block])
+            if grad_head is not None:
+                grad_head += grad_logits.t() @ x_ND[block]
+        ctx.save_for_backward(grad_x, grad_head)
+        ctx.head_dtype = head_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_head = ctx.saved_tensors
+        return (
+            None if grad_x is None else grad_x.mul_(grad),
+            None if grad_head is None else grad_head.mul_(grad).to(ctx.head_dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def cross_entropy_sum(x: Tensor, head_VD: Tensor, targets: Tensor, weights: Tensor | None = None, rows: int = 1024) -> Tensor:
+    """Sum over tokens of ``weight * -log p(target)`` in nats: a float32 scalar.
+
+    ``x`` (..., D) are the model's features, ``targets`` (...) int64 token ids; ``weights`` (...) float32 default to 1. The gradient
+    can be taken once (it is consumed in place). Divide by the weights' sum for the usual mean.
+    """
+    x_ND, targets_N = x.flatten(0, -2), targets.flatten()
+    weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights is None else weights.flatten().float()
+    return _ChunkedCrossEntropy.apply(x_ND, head_VD, targets_N, weights_N, rows)
+
+
+class _TargetLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, head_VD: Tensor, targets_N: Tensor, rows: int) -> Tensor:
+        head = head_VD.to(x_ND.dtype)
+        picked, normalizers = [], []
+        for start in range(0, len(x_ND), rows):
+            logits_NV = F.linear(x_ND[start : start + rows], head).float()
+            normalizers.append(torch.logsumexp(logits_NV, dim=-1))
+            picked.append(logits_NV.gather(1, targets_N[start : start + rows, None]).squeeze(1) - normalizers[-1])
+        ctx.save_for_backward(x_ND, head_VD, targets_N, torch.cat(normalizers))
+        ctx.rows = rows
+        return torch.cat(picked)
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, head_VD, targets_N, normalizers_N = ctx.saved_tensors
+        head = head_VD.to(x_ND.dtype)
+        grad_x, grad_head = torch.empty_like(x_ND), torch.zeros_like(head_VD, dtype=torch.float32)
+        for start in range(0, len(x_ND), ctx.rows):
+            block = slice(start, start + ctx.rows)
+            probs_NV = (F.linear(x_ND[block], head).float() - normalizers_N[block, None]).exp_()
+            grad_NV = probs_NV.mul_(-grad_N[block, None])
+            grad_NV.scatter_add_(1, targets_N[block, None], grad_N[block, None])
+            grad_logits = grad_NV.to(x_ND.dtype)
+            torch.mm(grad_logits, head, out=grad_x[block])
+            grad_head += grad_logits.t() @ x_ND[block]
+        return grad_x, grad_head.to(head_VD.dtype), None, None
+
+
+def target_log_probs(x: Tensor, head_VD: Tensor, targets: Tensor, rows: int = 1024) -> Tensor:
+    """``log p(target)`` of every token, float32, shaped like ``targets``; differentiable, without keeping logits."""
+    flat = _TargetLogProbs.apply(x.flatten(0, -2), head_VD, targets.flatten(), rows)
+    return flat.view(targets.shape)

@@ -1,0 +1,193 @@
+"""The model: embedding, decoder blocks of attention and mixture of experts, final norm, head.
+
+Shapes: B batch, T tokens, D hidden size, V vocabulary, E experts, S cached slots.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kaiyuan.model.attention import Attention, Context, KeyValue, document_mask, document_positions
+from kaiyuan.model.cache import KVCache
+from kaiyuan.model.config import LayerShape, ModelConfig
+from kaiyuan.model.experts import Dispatch, Experts, SharedExpert
+from kaiyuan.model.norm import RMSNorm
+from kaiyuan.model.rope import rope_frequencies, rope_tables
+from kaiyuan.model.routing import DROPLESS, RouterStats, RoutingPolicy, mix_seed, route, router_stats
+
+
+@dataclass
+class TrainingMode:
+    """What a forward pass in training needs beyond its input; ``model.eval()`` ignores all of it."""
+
+    routing: RoutingPolicy = field(default_factory=RoutingPolicy)
+    step: int = 0
+    """Changes the random choices of recycle routing from step to step."""
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    """Dropout on what each attention and feed-forward layer adds to the residual stream (paper 3.1: 0.2 in SFT)."""
+
+
+class Router(nn.Module):
+    """One logit per expert, always in float32: a bfloat16 router changes its mind through rounding alone."""
+
+    def __init__(self, hidden_size: int, num_experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size, dtype=torch.float32))
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return F.linear(x_TD.float(), self.weight.float())
+
+
+class MoE(nn.Module):
+    """The shared expert on every token plus ``top_k`` of E specialised experts, weighted by the router."""
+
+    def __init__(self, config: ModelConfig, layer: LayerShape) -> None:
+        super().__init__()
+        self.top_k, self.index = layer.top_k, layer.index
+        self.renormalize = config.renormalizes(layer.top_k)
+        self.router = Router(config.hidden_size, layer.num_experts)
+        self.shared = SharedExpert(config.hidden_size, layer.shared_size) if layer.shared_size else None
+        self.experts = Experts(layer.num_experts, config.hidden_size, layer.expert_size)
+
+    def forward(self, x_BTD: Tensor, mode: TrainingMode) -> tuple[Tensor, RouterStats | None]:
+        x_TD = x_BTD.flatten(0, 1)
+        logits_TE = self.router(x_TD)
+        probs_TE = logits_TE.softmax(-1)
+        policy = mode.routing if self.training else DROPLESS
+        seed = mix_seed(mode.step, self.index) if self.training else 0
+        routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
+        out_TD = self.experts(x_TD, Dispatch(routing, probs_TE.shape[1], self.top_k))
+        if self.shared is not None:
+            out_TD = out_TD + self.shared(x_TD)
+        stats = router_stats(logits_TE, probs_TE, routing) if self.training else None
+        return out_TD.view_as(x_BTD), stats
+
+
+class Block(nn.Module):
+    """A pre-norm decoder block."""
+
+    def __init__(self, config: ModelConfig, layer: LayerShape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.moe_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.moe = MoE(config, layer)
+
+    def forward(
+        self, x_BTD: Tensor, shared: KeyValue | None, context: Context, mode: TrainingMode
+    ) -> tuple[Tensor, KeyValue, RouterStats | None]:
+        attended_BTD, shared = self.attention(self.attention_norm(x_BTD), shared, context)
+        x_BTD = x_BTD + F.dropout(attended_BTD, mode.hidden_dropout, self.training)
+        computed_BTD, stats = self.moe(self.moe_norm(x_BTD), mode)
+        return x_BTD + F.dropout(computed_BTD, mode.hidden_dropout, self.training), shared, stats
+
+
+class Features(NamedTuple):
+    """What the layers make of the input, before the head."""
+
+    x_BTD: Tensor
+    """After the final norm, in the compute dtype."""
+    router: list[RouterStats]
+    """One per layer in training, empty otherwise."""
+    layers: list[Tensor]
+    """Embedding and every layer's output if asked for; the last is ``x_BTD``."""
+
+
+class Transformer(nn.Module):
+    """A model of the Hunyuan-Large kind. ``model(input_ids)``: int64 (B, T) to float32 logits (B, T, V).
+
+    ``compute_dtype`` is the activations' dtype; parameters may be kept in a wider one. Build it under ``torch.device("meta")``
+    to look at a model too large for the machine; ``init_weights`` fills the parameters of a new one.
+    """
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.mode = TrainingMode()
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers())
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D); the embedding itself if tied."""
+        return self.embed.weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    def features(
+        self,
+        ids_BT: Tensor,
+        *,
+        documents_BT: Tensor | None = None,
+        cache: KVCache | None = None,
+        keep_layers: bool = False,
+    ) -> Features:
+        """Run all layers. ``documents_BT`` numbers the documents packed in a row: none sees another, each starts at position 0.
+
+        With a ``cache``, the tokens follow those it holds; call ``cache.advance`` afterwards with how many were real.
+        """
+        x_BTD = F.embedding(ids_BT, self.embed.weight).to(self.compute_dtype or self.embed.weight.dtype)
+        context = self._context(ids_BT, documents_BT, cache)
+        shared: KeyValue | None = None
+        router, layers = [], [x_BTD]
+        for block in self.layers:
+            x_BTD, shared, stats = block(x_BTD, shared, context, self.mode)
+            if stats is not None:
+                router.append(stats)
+            if keep_layers:
+                layers.append(x_BTD)
+        x_BTD = self.norm(x_BTD)
+        return Features(x_BTD, router, [*layers[:-1], x_BTD] if keep_layers else [])
+
+    def _context(self, ids_BT: Tensor, documents_BT: Tensor | None, cache: KVCache | None) -> Context:
+        mask = None
+        if cache is not None:
+            positions_BT = cache.place(ids_BT.shape[1])
+            mask = cache.mask()
+        elif documents_BT is not None:
+            positions_BT, mask = document_positions(documents_BT), document_mask(documents_BT)
+        else:
+            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+        cos, sin = rope_tables(positions_BT, rope_frequencies(self.config, ids_BT.device))
+        return Context(cos, sin, mask, cache, self.mode.attention_dropout)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Float32 logits (..., V) of features (..., D)."""
+        return F.linear(x, self.head_weight.to(x.dtype)).float()
+
+    def forward(self, ids_BT: Tensor, *, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        return self.logits(self.features(ids_BT, documents_BT=documents_BT, cache=cache).x_BTD)
+
+    def hidden_states(self, ids_BT: Tensor) -> list[Tensor]:
+        """The embedding and every layer's output (B, T, D); the last one after the final norm."""
+        return self.features(ids_BT, keep_layers=True).layers
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0) -> None:
+        """Normal weights of ``config.init_std``, projections into the residual stream smaller by ``sqrt(2 L)``; gains 1.
+
+        Each parameter draws from a generator of its own, so its values depend on its name and the seed alone, not on what else
+        the model has or on how it is sharded.
+        """
+        depth_scale = 1 / math.sqrt(2 * self.config.num_layers)
+        for number, (name, parameter) in enumerate(sorted(self.named_parameters())):
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+                continue
+            generator = torch.Generator().manual_seed(mix_seed(seed, number))
+            std = self.config.init_std * (depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0)
+            parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
