@@ -26,7 +26,7 @@ class TrainingError(KaiyuanError):
 
 
 def listing(title: str, problems: Sequence[str], limit: int = 40) -> str:
-    """One message for all ``problems`` at once, so that the user mends them in one go (the first ``limit`` are shown)."""
+    """One message for all ``problems``, so that the user mends them in one go; the first ``limit`` are shown."""
     shown = [f"  - {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
         shown.append(f"  ... and {len(problems) - limit} more")

@@ -56,7 +56,9 @@ class Progress:
     def update(self, amount: int = 1, **numbers: object) -> None:
         """Count ``amount`` more units; ``numbers`` are shown as ``name value`` behind the rate."""
         self.count += amount
-        self.numbers = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in numbers.items()}
+        self.numbers = {
+            name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in numbers.items()
+        }
         if time.monotonic() - self.shown >= (0.25 if self.live else self.every):
             self._show()
 

@@ -1,9 +1,9 @@
 """Grouped-query attention with QK-norm and cross-layer sharing of keys and values (paper 2.2.1 and 2.2.2).
 
-A layer that owns keys and values hands them to the next ``cla_share_factor - 1`` layers. Every layer has a key gain of its own,
-which would make each layer's keys different; but ``q . (gain * k) = (q * gain) . k``, so what is shared (and cached) is the
-normalised key *without* gain, and each layer folds its key gain into its query. That is exact, and it is what lets one cache
-serve the whole group.
+A layer that owns keys and values hands them to the next ``cla_share_factor - 1`` layers. Every layer has a key gain
+of its own, which would make each layer's keys different; but ``q . (gain * k) = (q * gain) . k``, so what is shared
+(and cached) is the normalised key *without* gain, and each layer folds its key gain into its query. That is exact,
+and it is what lets one cache serve the whole group.
 
 Shapes: B batch, T queries, S keys, D hidden size, H query heads, G key/value heads, d head dimension.
 """

@@ -1,4 +1,5 @@
-"""The KV cache of a batch: one entry per *producing* layer, half of what a cache per layer takes when pairs of layers share.
+"""The KV cache of a batch: one entry per *producing* layer, half of what a cache per layer takes when pairs of layers
+share.
 
 Shapes: B batch, G key/value heads, S slots, T new tokens, d head dimension.
 """
@@ -14,11 +15,13 @@ from kaiyuan.model.config import ModelConfig
 class KVCache:
     """Slots for ``capacity`` tokens of ``batch`` sequences, which may have different lengths.
 
-    New tokens of sequence b go to slots ``lengths[b] ...``. Padding at the end of a row may be written too: it lies behind the
-    row's length, the mask hides it, and the next tokens overwrite it.
+    New tokens of sequence b go to slots ``lengths[b] ...``. Padding at the end of a row may be written too: it lies
+    behind the row's length, the mask hides it, and the next tokens overwrite it.
     """
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         producers = [layer.index for layer in config.layers() if layer.owns_kv]
         shape = (batch, config.num_kv_heads, capacity, config.head_dim)
         self.capacity = capacity

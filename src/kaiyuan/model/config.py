@@ -1,7 +1,7 @@
 """What a model of the Hunyuan-Large kind is: one strict, frozen description that every other part reads.
 
-The numbers that follow from a description alone (parameters, FLOPs, bytes of KV cache) are in ``flops.py`` and reachable
-from here, so nobody has to build 389 billion parameters to learn what they would cost.
+The numbers that follow from a description alone (parameters, FLOPs, bytes of KV cache) are in ``flops.py`` and
+reachable from here, so nobody has to build 389 billion parameters to learn what they would cost.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class LayerShape:
 class ModelConfig(BaseModel):
     """A decoder-only mixture-of-experts Transformer; the defaults are Hunyuan-Large's choices where size plays no part.
 
-    ``num_experts``, ``top_k``, ``num_shared_experts`` and ``moe_intermediate_size`` are one number for all layers or one a
-    layer. Unknown keys and impossible values raise one ``ConfigError`` that lists all of them.
+    ``num_experts``, ``top_k``, ``num_shared_experts`` and ``moe_intermediate_size`` are one number for all layers or
+    one a layer. Unknown keys and impossible values raise one ``ConfigError`` that lists all of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -125,7 +125,9 @@ class ModelConfig(BaseModel):
     def layer(self, index: int) -> LayerShape:
         """What layer ``index`` is made of."""
         producer = index - index % self.cla_share_factor
-        moe_size = self.intermediate_size if self.moe_intermediate_size is None else self._at("moe_intermediate_size", index)
+        moe_size = (
+            self.intermediate_size if self.moe_intermediate_size is None else self._at("moe_intermediate_size", index)
+        )
         return LayerShape(
             index=index,
             owns_kv=producer == index,

@@ -1,11 +1,12 @@
 """SwiGLU feed-forward layers: the shared expert, and the specialised experts computed group by group.
 
-Tokens are sorted by expert, so every expert multiplies one contiguous block: nothing is padded and nothing computed twice. On a
-GPU one grouped GEMM runs all experts; on a CPU, where a grouped GEMM is no faster, a loop over experts does, as an
-autograd function of its own: automatic differentiation of ``weight[e]`` would fill a gradient as large as *all* experts
-for each expert (measured: 3 to 10 times the cost of the whole layer).
+Tokens are sorted by expert, so every expert multiplies one contiguous block: nothing is padded and nothing computed
+twice. On a GPU one grouped GEMM runs all experts; on a CPU, where a grouped GEMM is no faster, a loop over experts
+does, as an autograd function of its own: automatic differentiation of ``weight[e]`` would fill a gradient as large as
+*all* experts for each expert (measured: 3 to 10 times the cost of the whole layer).
 
-Shapes: T tokens, D hidden size, F width of an expert, E experts, N assignments, M assignments that are computed (sorted).
+Shapes: T tokens, D hidden size, F width of an expert, E experts, N assignments, M assignments that are computed
+(sorted).
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class SharedExpert(nn.Module):
 class Dispatch:
     """The order in which assignments are computed: sorted by expert, dropped ones left out.
 
-    ``token_M`` is each computed assignment's token, ``place_M`` its index in N, ``counts`` the assignments of each expert.
+    ``token_M`` is each computed assignment's token, ``place_M`` its index in N, ``counts`` the assignments of each
+    expert.
     """
 
     def __init__(self, routing: Routing, experts: int, top_k: int) -> None:
@@ -121,7 +123,7 @@ def _blocks(counts: list[int]) -> list[tuple[int, slice]]:
 
 
 def _grouped(x_MD: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """All experts in two grouped GEMMs (GPU). Strides must be multiples of 16 bytes: sizes divisible by 8 in bfloat16."""
+    """All experts in two grouped GEMMs (GPU). Strides must be multiples of 16 bytes: sizes divisible by 8."""
     offsets_E = counts_E.cumsum(0).to(torch.int32)
     hidden_MH = F.grouped_mm(x_MD, gate_up_EHD.to(x_MD.dtype).transpose(1, 2), offs=offsets_E)
     return F.grouped_mm(swiglu(hidden_MH), down_EDF.to(x_MD.dtype).transpose(1, 2), offs=offsets_E)

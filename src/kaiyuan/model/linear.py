@@ -1,7 +1,7 @@
 """A linear layer whose weight keeps its own precision and computes in that of its input.
 
-That is all the mixed precision there is: parameters stay float32 for the optimiser, activations are bfloat16, and every product
-casts its weight once. No autocast rules to remember, and a float32 input gives a float32 product.
+That is all the mixed precision there is: parameters stay float32 for the optimiser, activations are bfloat16, and
+every product casts its weight once. No autocast rules to remember, and a float32 input gives a float32 product.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cross-entropy straight from features and head weight, a block of rows at a time.
 
-The logits of a batch are the largest tensor of training (131,072 tokens x 128,512 words in float32: 63 GiB). Here each block's
-logits exist only while its loss and its gradients are computed, which happens in the forward pass: their gradient is known up to
-the scalar that comes from above.
+The logits of a batch are the largest tensor of training (131,072 tokens x 128,512 words in float32: 63 GiB). Here
+each block's logits exist only while its loss and its gradients are computed, which happens in the forward pass: their
+gradient is known up to the scalar that comes from above.
 
 Shapes: N rows, D hidden size, V vocabulary.
 """
@@ -54,11 +54,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
 
 
-def cross_entropy_sum(x: Tensor, head_VD: Tensor, targets: Tensor, weights: Tensor | None = None, rows: int = 1024) -> Tensor:
+def cross_entropy_sum(
+    x: Tensor, head_VD: Tensor, targets: Tensor, weights: Tensor | None = None, rows: int = 1024
+) -> Tensor:
     """Sum over tokens of ``weight * -log p(target)`` in nats: a float32 scalar.
 
-    ``x`` (..., D) are the model's features, ``targets`` (...) int64 token ids; ``weights`` (...) float32 default to 1. The gradient
-    can be taken once (it is consumed in place). Divide by the weights' sum for the usual mean.
+    ``x`` (..., D) are the model's features, ``targets`` (...) int64 token ids; ``weights`` (...) float32 default to
+    1. The gradient can be taken once (it is consumed in place). Divide by the weights' sum for the usual mean.
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()
     weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights is None else weights.flatten().float()

@@ -1,7 +1,8 @@
 """RMSNorm, alone and fused with RoPE for queries and keys. Statistics are float32 whatever the activations' type.
 
-Written as autograd functions because the composed form makes six passes over the activations and keeps four of them for the
-backward pass; these make two and keep one. ``rms_norm_reference`` is the obvious form, and the tests compare with it.
+Written as autograd functions because the composed form makes six passes over the activations and keeps four of them
+for the backward pass; these make two and keep one. ``rms_norm_reference`` is the obvious form, and the tests compare
+with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models of known size: the released ones, and a ladder on which every rung keeps Hunyuan-Large's proportions.
 
-The ladder keeps 1 shared + 16 specialised experts with top-1 routing, CLA over pairs of layers and QK-norm; a rung's name is
-its activated parameters without the embedding (whose size is the tokenizer's affair).
+The ladder keeps 1 shared + 16 specialised experts with top-1 routing, CLA over pairs of layers and QK-norm; a rung's
+name is its activated parameters without the embedding (whose size is the tokenizer's affair).
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _HUNYUAN_A13B: dict[str, Any] = {
 }
 
 
-def _rung(hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, width: int, **more: Any) -> dict[str, Any]:
+def _rung(
+    hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, width: int, **more: Any
+) -> dict[str, Any]:
     return {
         "vocab_size": 128_512,
         "hidden_size": hidden,

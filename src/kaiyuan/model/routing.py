@@ -1,13 +1,14 @@
 """Which expert computes which token: top-k choice, capacity, and recycle routing (paper 2.2.3).
 
-An expert takes at most ``capacity`` tokens. Tokens beyond it are *dropped* (the shared expert alone computes them) or *recycled*:
-handed at random to free slots of experts that are not full, every free slot equally likely. The combine weight of a recycled
-token is the router's probability of the expert it was given to, so the router still learns from it.
+An expert takes at most ``capacity`` tokens. Tokens beyond it are *dropped* (the shared expert alone computes them) or
+*recycled*: handed at random to free slots of experts that are not full, every free slot equally likely. The combine
+weight of a recycled token is the router's probability of the expert it was given to, so the router still learns from
+it.
 
-Everything is integer arithmetic and sorting on whole tensors: no host synchronisation, no generator state (random numbers are
-hashes of the seed), so the same seed gives the same routing on any device, on recomputation, and inside each
-expert-parallel rank, which calls it on the tokens it holds. Tokens are put in an order that depends on their probabilities and not on
-their place in the batch, so permuting a batch permutes its routing.
+Everything is integer arithmetic and sorting on whole tensors: no host synchronisation, no generator state (random
+numbers are hashes of the seed), so the same seed gives the same routing on any device, on recomputation, and inside
+each expert-parallel rank, which calls it on the tokens it holds. Tokens are put in an order that depends on their
+probabilities and not on their place in the batch, so permuting a batch permutes its routing.
 
 Shapes: T tokens, E experts, K choices a token, N = T * K assignments, C capacity.
 """
@@ -31,17 +32,19 @@ _PRIORITY_BITS = 24
 
 @dataclass(frozen=True)
 class RoutingPolicy:
-    """How training treats experts that are chosen by more tokens than they have slots for. Inference is always dropless."""
+    """How training treats experts that are chosen by more tokens than they have slots for. Inference is always
+    dropless.
+    """
 
     mode: Mode = "recycle"
     capacity_factor: float = 1.25
     min_capacity: int = 8
     overflow: Overflow = "probability"
-    """Which tokens of an overfull expert go: those with the lowest probability, the last in the batch, or random ones."""
+    """Which tokens of an overfull expert go: those of lowest probability, the last in the batch, or random ones."""
     seed: int = 0
 
     def capacity(self, tokens: int, top_k: int, experts: int) -> int:
-        """Slots an expert has: ``max(min_capacity, ceil(factor * tokens * k / E))``, never more than there are tokens."""
+        """Slots an expert has: ``max(min_capacity, ceil(factor * tokens * k / E))``, at most one a token."""
         slots = max(self.min_capacity, math.ceil(self.capacity_factor * tokens * top_k / experts))
         return min(slots, tokens)
 
@@ -90,7 +93,7 @@ def _token_hash(probs_TE: Tensor, seed: int) -> Tensor:
 
 
 def _ranks(expert_N: Tensor, before_N: Tensor, experts: int) -> Tensor:
-    """int64 (N,): the place of each assignment within its expert, in increasing order of ``before_N`` (>= 0, < 2**54)."""
+    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N`` (>= 0, < 2**54)."""
     order = torch.argsort(expert_N * 2**54 + before_N, stable=True)
     counts = torch.bincount(expert_N, minlength=experts)
     starts = (counts.cumsum(0) - counts)[expert_N[order]]
@@ -114,8 +117,8 @@ def route(
 ) -> Routing:
     """Assign every token to ``top_k`` of E experts under ``policy``.
 
-    ``probs_TE`` are the router's softmax probabilities in float32; ``seed`` should differ by step and layer. With ``renormalize``
-    the weights of a token's computed assignments sum to 1.
+    ``probs_TE`` are the router's softmax probabilities in float32; ``seed`` should differ by step and layer. With
+    ``renormalize`` the weights of a token's computed assignments sum to 1.
     """
     tokens, experts = probs_TE.shape
     prob_TK, choice_TK = probs_TE.topk(top_k, dim=-1) if top_k > 1 else probs_TE.max(dim=-1, keepdim=True)
@@ -143,7 +146,8 @@ def route(
 def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed: int) -> Tensor:
     """Give every assignment without an expert (E) a free slot, at random; those beyond the last free slot keep E.
 
-    All E * C slots get a random key, taken ones sort last; the i-th homeless assignment takes the i-th slot of that order.
+    All E * C slots get a random key, taken ones sort last; the i-th homeless assignment takes the i-th slot of that
+    order.
     """
     load_E = torch.bincount(expert_N, minlength=experts + 1)[:experts]
     slot_C = torch.arange(capacity, device=expert_N.device)
@@ -191,7 +195,9 @@ class RouterStats(NamedTuple):
 
 
 def router_stats(logits_TE: Tensor, probs_TE: Tensor, routing: Routing) -> RouterStats:
-    """Losses and metrics of one layer. Statistics use the router's own choices, before capacity, as the release's code does."""
+    """Losses and metrics of one layer. Statistics use the router's own choices, before capacity, as the release's
+    code does.
+    """
     experts = probs_TE.shape[1]
     count = len(routing.choice_N)
     chosen_E = torch.bincount(routing.choice_N, minlength=experts).float() / count

@@ -103,8 +103,9 @@ class Features(NamedTuple):
 class Transformer(nn.Module):
     """A model of the Hunyuan-Large kind. ``model(input_ids)``: int64 (B, T) to float32 logits (B, T, V).
 
-    ``compute_dtype`` is the activations' dtype; parameters may be kept in a wider one. Build it under ``torch.device("meta")``
-    to look at a model too large for the machine; ``init_weights`` fills the parameters of a new one.
+    ``compute_dtype`` is the activations' dtype; parameters may be kept in a wider one. Build it under
+    ``torch.device("meta")`` to look at a model too large for the machine; ``init_weights`` fills the parameters of a
+    new one.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype | None = None) -> None:
@@ -136,7 +137,8 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         keep_layers: bool = False,
     ) -> Features:
-        """Run all layers. ``documents_BT`` numbers the documents packed in a row: none sees another, each starts at position 0.
+        """Run all layers. ``documents_BT`` numbers the documents packed in a row: none sees another, each starts at
+        position 0.
 
         With a ``cache``, the tokens follow those it holds; call ``cache.advance`` afterwards with how many were real.
         """
@@ -178,10 +180,11 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> None:
-        """Normal weights of ``config.init_std``, projections into the residual stream smaller by ``sqrt(2 L)``; gains 1.
+        """Normal weights of ``config.init_std``, projections into the residual stream smaller by ``sqrt(2 L)``; gains
+        1.
 
-        Each parameter draws from a generator of its own, so its values depend on its name and the seed alone, not on what else
-        the model has or on how it is sharded.
+        Each parameter draws from a generator of its own, so its values depend on its name and the seed alone, not on
+        what else the model has or on how it is sharded.
         """
         depth_scale = 1 / math.sqrt(2 * self.config.num_layers)
         for number, (name, parameter) in enumerate(sorted(self.named_parameters())):
@@ -189,5 +192,7 @@ class Transformer(nn.Module):
                 parameter.fill_(1.0)
                 continue
             generator = torch.Generator().manual_seed(mix_seed(seed, number))
-            std = self.config.init_std * (depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0)
+            std = self.config.init_std * (
+                depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0
+            )
             parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))

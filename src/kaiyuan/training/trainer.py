@@ -1,0 +1,193 @@
+"""The one trainer. Pre-training, long context, SFT and DPO give it a batch source and a loss, and it does the rest.
+
+A step depends on nothing but the weights, the optimiser's state and the step's number: batches, dropout and recycle
+routing all derive their randomness from it. So a run killed anywhere and started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
+from kaiyuan.files import fingerprint
+from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
+from kaiyuan.model.transformer import Transformer
+from kaiyuan.progress import Progress, say
+from kaiyuan.training.batch import Batch, BatchSource, Objective
+from kaiyuan.training.guard import LossGuard
+from kaiyuan.training.metrics import MetricsLog, router_metrics
+from kaiyuan.training.optimizer import PAPER_RATIO, adamw, set_lr
+from kaiyuan.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How to train, whatever the stage. Lengths of time are in steps; a step is one update of the weights."""
+
+    steps: int
+    lr: float
+    warmup: int = 0
+    decay_to: float = 0.4
+    final_lr: float = 0.1
+    anneal_share: float = 0.05
+    expert_lr_ratio: float = PAPER_RATIO
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    balance_loss: float = 0.01
+    z_loss: float = 0.0
+    routing: RoutingPolicy = field(default_factory=RoutingPolicy)
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    micro_batches: int = 1
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the weights if over 0 (paper 3.2)."""
+    checkpoint_every: int = 100
+    router_metrics_every: int = 10
+    tensorboard: bool = False
+    seed: int = 0
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.lr, self.steps, self.warmup, self.decay_to, self.final_lr, self.anneal_share)
+
+
+class Trainer:
+    """Trains ``model`` in place for ``settings.steps`` steps, in ``folder``, from its newest checkpoint if there is
+    one.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        model: Transformer,
+        source: BatchSource,
+        objective: Objective,
+        settings: TrainerSettings,
+        folder: Path,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
+        self.label, self.model, self.source, self.objective = label, model, source, objective
+        self.settings, self.folder, self.on_step = settings, folder, on_step
+        self.schedule = settings.schedule
+        self.optimizer = adamw(
+            model,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            eps=settings.eps,
+            expert_ratio=settings.expert_lr_ratio,
+        )
+        self.guard = LossGuard()
+        self.step = 0
+        self.ema: dict[str, Tensor] | None = None
+        if settings.ema_decay > 0:
+            self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._resume()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _resume(self) -> None:
+        found = training_checkpoints(self.checkpoints)
+        if found:
+            state, self.ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
+            self.step = state["step"]
+            self.guard.restore(state["guard"])
+            say(f"{self.label}: goes on from step {self.step} of {self.settings.steps}")
+
+    def fit(self) -> Mapping[str, Tensor]:
+        """Train to the end; returns the final weights, averaged if there is an average."""
+        self.model.train()
+        self._set_mode()
+        log = MetricsLog(self.folder, self.step, self.settings.tensorboard)
+        progress = Progress(self.label, self.settings.steps, "step", done=self.step)
+        try:
+            with progress:
+                while self.step < self.settings.steps:
+                    line = self._one_step()
+                    log.write(line)
+                    progress.update(loss=line["loss"], lr=line["lr"], tok_s=float(line["time"]["tokens_per_second"]))
+                    if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
+                        self._save()
+        finally:
+            log.close()
+        self.model.eval()
+        return self.ema if self.ema is not None else self.model.state_dict()
+
+    def _set_mode(self) -> None:
+        mode, settings = self.model.mode, self.settings
+        mode.routing = settings.routing
+        mode.attention_dropout, mode.hidden_dropout = settings.attention_dropout, settings.hidden_dropout
+
+    def _one_step(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        torch.manual_seed(mix_seed(self.settings.seed, self.step))
+        self.model.mode.step = mix_seed(self.settings.seed, self.step, 1)
+        batch = self.source.batch(self.step, self.model).to(self.model.device)
+        self.model.train()
+        metrics, router = self._forward_backward(batch)
+        grad_norm = self._clip()
+        lr = self.schedule(self.step)
+        applied = self.guard.accepts(self.step, metrics["loss"], grad_norm)
+        if applied:
+            set_lr(self.optimizer, lr)
+            self.optimizer.step()
+            self._average()
+        self.optimizer.zero_grad(set_to_none=True)
+        line: dict[str, Any] = {
+            "step": self.step, "tokens": batch.tokens, "lr": lr, "expert_lr": lr * self.settings.expert_lr_ratio,
+            "grad_norm": grad_norm, "applied": applied, **metrics, **batch.metrics,
+        }  # fmt: skip
+        if self.step % self.settings.router_metrics_every == 0 or self.step == self.settings.steps - 1:
+            line["router"] = router_metrics(router)
+        seconds = time.perf_counter() - start
+        line["time"] = {"seconds": round(seconds, 4), "tokens_per_second": round(batch.tokens / seconds, 1)}
+        if self.on_step is not None:
+            self.on_step(self.step)
+        self.step += 1
+        return line
+
+    def _forward_backward(self, batch: Batch) -> tuple[dict[str, float], list[RouterStats]]:
+        """Gradients of the whole batch, summed over micro-batches; returns metrics and the last micro-batch's
+        router stats.
+        """
+        parts = self.settings.micro_batches
+        rows = math.ceil(len(batch.ids_BT) / parts)
+        totals: dict[str, Tensor] = {}
+        router: list[RouterStats] = []
+        for start in range(0, len(batch.ids_BT), rows):
+            part = batch.rows(slice(start, start + rows)) if parts > 1 else batch
+            loss = self.objective(self.model, part, batch)
+            router = loss.features.router
+            share = len(part.ids_BT) / len(batch.ids_BT)
+            balance = torch.stack([stats.balance_loss for stats in router]).mean() * share
+            z_loss = torch.stack([stats.z_loss for stats in router]).mean() * share
+            (loss.total + self.settings.balance_loss * balance + self.settings.z_loss * z_loss).backward()
+            found = {**loss.metrics, "balance_loss": balance.detach(), "z_loss": z_loss.detach()}
+            totals = {name: totals.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
+        return {name: float(value) for name, value in totals.items()}, router
+
+    def _clip(self) -> float:
+        limit = self.settings.clip if self.settings.clip > 0 else math.inf
+        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.ema is not None:
+            for name, value in self.model.state_dict().items():
+                self.ema[name].lerp_(value, 1 - self.settings.ema_decay)
+
+    def _save(self) -> None:
+        state = {"step": self.step, "guard": self.guard.state(), "settings": fingerprint(asdict(self.settings))}
+        save_training_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, self.ema)
