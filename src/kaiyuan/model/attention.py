@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaiyuan.model.cache import KVCache
+from kaiyuan.model.causal_attention import causal_attention
 from kaiyuan.model.config import LayerShape, ModelConfig
 from kaiyuan.model.linear import Linear
 from kaiyuan.model.norm import RMSNorm, rope_norm
@@ -62,15 +63,8 @@ class Attention(nn.Module):
         if self.owns_kv:
             shared = self._key_value(x_BTD, context)
         assert shared is not None, "a layer without keys and values needs those of its producer"
-        out_BHTd = F.scaled_dot_product_attention(
-            q_BHTd,
-            shared.k_BGSd,
-            shared.v_BGSd,
-            attn_mask=context.mask,
-            is_causal=context.mask is None,
-            dropout_p=context.dropout if self.training else 0.0,
-            enable_gqa=self.heads != self.kv_heads,
-        )
+        dropout = context.dropout if self.training else 0.0
+        out_BHTd = attend(q_BHTd, shared, context.mask, dropout)
         return self.o_proj(out_BHTd.transpose(1, 2).flatten(2)), shared
 
     def _query(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -89,6 +83,20 @@ class Attention(nn.Module):
             k_BTGd = rope_norm(k_BTGd, context.cos, context.sin, None, self.norm_eps)
         new = KeyValue(k_BTGd.transpose(1, 2), v_BTGd.transpose(1, 2))
         return new if context.cache is None else KeyValue(*context.cache.extend(self.producer, *new))
+
+
+def attend(q_BHTd: Tensor, shared: KeyValue, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention (B, H, T, d) over shared keys and values; causal if there is no ``mask``."""
+    if mask is None and dropout == 0 and q_BHTd.requires_grad and q_BHTd.device.type == "cpu":
+        return causal_attention(q_BHTd, *shared)
+    return F.scaled_dot_product_attention(
+        q_BHTd,
+        *shared,
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=dropout,
+        enable_gqa=q_BHTd.shape[1] != shared.k_BGSd.shape[1],
+    )
 
 
 def document_mask(document_ids_BT: Tensor) -> Tensor:

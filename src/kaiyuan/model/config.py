@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from kaiyuan.errors import ConfigError, listing
+from kaiyuan.settings import Settings, problems_of
 
 if TYPE_CHECKING:
     from kaiyuan.model.flops import Flops, KVBytes, ParameterCount
@@ -36,14 +37,12 @@ class LayerShape:
     """Width of the shared expert (``num_shared_experts`` times ``intermediate_size``; 0 without one)."""
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """A decoder-only mixture-of-experts Transformer; the defaults are Hunyuan-Large's choices where size plays no part.
 
     ``num_experts``, ``top_k``, ``num_shared_experts`` and ``moe_intermediate_size`` are one number for all layers or
     one a layer. Unknown keys and impossible values raise one ``ConfigError`` that lists all of them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     vocab_size: int
     hidden_size: int
@@ -76,7 +75,7 @@ class ModelConfig(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(listing("the model config cannot be used", _problems(error))) from None
+            raise ConfigError(listing("the model config cannot be used", problems_of(error))) from None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -184,20 +183,3 @@ class ModelConfig(BaseModel):
         from kaiyuan.model.flops import count_flops
 
         return count_flops(self, context)
-
-
-def _problems(error: ValidationError) -> list[str]:
-    """Pydantic's findings in the house's form: ``key: what is wrong``."""
-    problems: list[str] = []
-    for item in error.errors():
-        if not item["loc"]:
-            problems.extend(item["msg"].removeprefix("Value error, ").split("\n"))
-            continue
-        key = str(item["loc"][0])
-        if item["type"] == "extra_forbidden":
-            problems.append(f"{key}: no such setting")
-        elif item["type"] == "missing":
-            problems.append(f"{key}: missing")
-        elif not any(problem.startswith(f"{key}:") for problem in problems):
-            problems.append(f"{key}: {item['input']!r} is not allowed ({item['msg'].lower()})")
-    return problems

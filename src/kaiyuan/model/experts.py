@@ -100,9 +100,13 @@ class _ExpertLoop(torch.autograd.Function):
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, hidden_MH, gate_up_w, down_w = ctx.saved_tensors
         grad_x = torch.empty_like(x_MD)
-        grad_gate_up = torch.zeros(gate_up_w.shape, dtype=ctx.weight_dtype)
-        grad_down = torch.zeros(down_w.shape, dtype=ctx.weight_dtype)
+        grad_gate_up = torch.empty(gate_up_w.shape, dtype=ctx.weight_dtype)
+        grad_down = torch.empty(down_w.shape, dtype=ctx.weight_dtype)
         grad_MD = grad_MD.contiguous()
+        for expert, count in enumerate(ctx.counts):
+            if count == 0:
+                grad_gate_up[expert].zero_()
+                grad_down[expert].zero_()
         for expert, rows in _blocks(ctx.counts):
             grad_act = grad_MD[rows] @ down_w[expert]
             grad_hidden, act = swiglu_backward(grad_act, hidden_MH[rows])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
-from kaiyuan.files import fingerprint
 from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import Progress, say
+from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
@@ -89,6 +89,7 @@ class Trainer:
         )
         self.guard = LossGuard()
         self.step = 0
+        self.tokens = 0
         self.ema: dict[str, Tensor] | None = None
         if settings.ema_decay > 0:
             self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -102,12 +103,14 @@ class Trainer:
         found = training_checkpoints(self.checkpoints)
         if found:
             state, self.ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
-            self.step = state["step"]
+            self.step, self.tokens = state["step"], state["tokens"]
             self.guard.restore(state["guard"])
             say(f"{self.label}: goes on from step {self.step} of {self.settings.steps}")
 
     def fit(self) -> Mapping[str, Tensor]:
         """Train to the end; returns the final weights, averaged if there is an average."""
+        if self.model.device.type == "cpu":
+            keep_freed_memory()
         self.model.train()
         self._set_mode()
         log = MetricsLog(self.folder, self.step, self.settings.tensorboard)
@@ -156,6 +159,7 @@ class Trainer:
         if self.on_step is not None:
             self.on_step(self.step)
         self.step += 1
+        self.tokens += batch.tokens
         return line
 
     def _forward_backward(self, batch: Batch) -> tuple[dict[str, float], list[RouterStats]]:
@@ -189,5 +193,5 @@ class Trainer:
                 self.ema[name].lerp_(value, 1 - self.settings.ema_decay)
 
     def _save(self) -> None:
-        state = {"step": self.step, "guard": self.guard.state(), "settings": fingerprint(asdict(self.settings))}
+        state = {"step": self.step, "tokens": self.tokens, "guard": self.guard.state()}
         save_training_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, self.ema)

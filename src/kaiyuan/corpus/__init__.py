@@ -1,0 +1,1 @@
+"""From raw text to token shards: sources, cleaning, deduplication, splits, shards and the loader that reads them."""

@@ -1,0 +1,252 @@
+"""A recipe: a whole run as one TOML file. One section a stage, every value checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from kaiyuan.corpus.filters import QualityRules
+from kaiyuan.errors import ConfigError, listing
+from kaiyuan.model.config import ModelConfig
+from kaiyuan.settings import Settings, problems_of
+
+Share = float
+
+
+class RunSection(Settings):
+    """What holds for all stages."""
+
+    name: str
+    seed: int = 0
+    device: str = "auto"
+    """``auto`` takes a GPU if there is one."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """What training computes in; parameters and optimiser state are float32 either way."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0 leaves the choice to torch."""
+    tensorboard: bool = False
+
+
+class ModelSection(Settings):
+    """The model: a preset, and values of ``ModelConfig`` to put in place of the preset's."""
+
+    preset: str = "1m"
+    overrides: dict[str, Any] = {}
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """The config for a tokenizer of ``vocab_size`` ids; the embedding is padded to a multiple of 64."""
+        padded = -(-vocab_size // 64) * 64
+        return ModelConfig.preset(self.preset, **{"vocab_size": padded, **self.overrides})
+
+
+class CorpusSection(Settings):
+    """Where text comes from and what is kept of it."""
+
+    demo: bool = True
+    """Use the corpus that comes with the package."""
+    files: list[str] = []
+    """Files or folders of one's own: .jsonl (``text`` and optionally ``language``, ``label``, ``title``) or .txt."""
+    min_chars: int = Field(default=20, ge=0)
+    languages: list[str] = ["en", "zh"]
+    quality: QualityRules = QualityRules()
+    anonymize: bool = True
+    dedup_threshold: float = Field(default=0.8, gt=0, le=1)
+    held_out_share: Share = Field(default=0.03, ge=0, lt=1)
+    statements: int = Field(default=0, ge=0)
+    """Documents of generated, verified statements to add (labels ``arithmetic`` and ``knowledge``)."""
+    recalls: int = Field(default=0, ge=0)
+    """Documents with a planted fact and a question for it to add (label ``recall``)."""
+    recall_chars: list[int] = [600, 2400]
+    """Shortest and longest of those, in characters; lengths are spread evenly over the logarithm."""
+    workers: int = Field(default=2, ge=1)
+
+
+class TokenizerSection(Settings):
+    """The tokenizer: one to train, or one to take over."""
+
+    vocab_size: int = Field(default=6144, ge=300)
+    path: str = ""
+    """A folder or file with a tokenizer to use as it is."""
+
+
+class SynthesisSection(Settings):
+    """Verified chat data: instructions, preference pairs, and the problems held out for evaluation."""
+
+    samples: int = Field(default=4000, ge=1)
+    recall_samples: int = Field(default=0, ge=0)
+    """Questions about a planted fact in a longer text."""
+    recall_chars: list[int] = [200, 1500]
+    preferences: int = Field(default=500, ge=1)
+    held_out: int = Field(default=400, ge=1)
+    """Problems kept for evaluation."""
+    held_out_share: Share = Field(default=0.1, gt=0, lt=1)
+    kinds: list[str] = []
+    """Kinds of problems to use; empty for all."""
+
+
+class RoutingSection(Settings):
+    """See ``kaiyuan.model.routing.RoutingPolicy``."""
+
+    mode: Literal["dropless", "drop", "recycle"] = "recycle"
+    capacity_factor: float = Field(default=1.25, gt=0)
+    min_capacity: int = Field(default=8, ge=1)
+    overflow: Literal["probability", "position", "random"] = "probability"
+
+
+class TrainingSection(Settings):
+    """What every training stage has. See ``kaiyuan.training.trainer.TrainerSettings``."""
+
+    lr: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    """Sequences (pairs in DPO) per step."""
+    micro_batches: int = Field(default=1, ge=1)
+    warmup: int = Field(default=0, ge=0)
+    decay_to: float = Field(default=0.4, ge=0, le=1)
+    final_lr: float = Field(default=0.1, ge=0, le=1)
+    anneal_share: Share = Field(default=0.05, ge=0, lt=1)
+    expert_lr_ratio: float | None = Field(default=None, gt=0)
+    """Left out: computed from ``batch_over_noise``, or the paper's 0.31 without it."""
+    batch_over_noise: float | None = Field(default=None, gt=0)
+    """Batch size over the gradient noise scale: ``x`` of ``kaiyuan.training.optimizer.expert_lr_ratio``."""
+    ratio_reading: Literal["scaled_down", "literal"] = "scaled_down"
+    betas: list[float] = [0.9, 0.95]
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, ge=0)
+    balance_loss: float = Field(default=0.01, ge=0)
+    z_loss: float = Field(default=0.0, ge=0)
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    routing: RoutingSection = RoutingSection()
+    checkpoint_every: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _betas(self) -> TrainingSection:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: {self.betas} are not two numbers from 0 to under 1")
+        return self
+
+
+class PretrainSection(TrainingSection):
+    tokens: int = Field(ge=1)
+    sequence_length: int = Field(ge=8)
+    mixture: dict[str, float]
+    """Weight of each label of the corpus."""
+    anneal_mixture: dict[str, float] = {}
+    """The mixture of the annealing phase, the best data; empty to keep the mixture."""
+
+
+class ExtendStage(Settings):
+    length: int = Field(ge=8)
+    tokens: int = Field(ge=1)
+    rope_theta: float = Field(gt=1)
+    rope_alpha: float | None = None
+
+
+class ExtendSection(TrainingSection):
+    """``batch_size`` counts sequences of the first stage's length; later stages keep the tokens per step."""
+
+    stages: list[ExtendStage]
+    long_share: Share = Field(default=0.25, ge=0, le=1)
+    """Share of sequences that lie within one long document (paper 2.3.3)."""
+    mixture: dict[str, float]
+
+
+class SftSection(TrainingSection):
+    epochs: int = Field(default=3, ge=1)
+    sequence_length: int = Field(default=512, ge=16)
+
+
+class DpoSection(TrainingSection):
+    steps: int = Field(ge=1)
+    beta: float = Field(default=0.1, gt=0)
+    sft_weight: float = Field(default=0.2, ge=0)
+    ema_decay: float = Field(default=0.95, ge=0, lt=1)
+    online_share: Share = Field(default=0.5, ge=0, le=1)
+    samples: int = Field(default=4, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=24, ge=1)
+
+
+class EvaluationSection(Settings):
+    context: int = Field(default=512, ge=16)
+    max_tokens: int = Field(default=24, ge=1)
+    needle_lengths: list[int] = [512, 1024, 2048, 4096]
+    needle_depths: list[float] = [0.0, 0.25, 0.5, 0.75, 1.0]
+    needle_samples: int = Field(default=4, ge=0)
+    """Questions per length and depth; 0 leaves the needle test out."""
+    prompts: list[str] = []
+    """Free prompts whose answers the report shows."""
+
+
+class Recipe(Settings):
+    """A whole run. Sections of training stages may be left out; their stages are skipped."""
+
+    run: RunSection
+    model: ModelSection = ModelSection()
+    corpus: CorpusSection = CorpusSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    synthesis: SynthesisSection = SynthesisSection()
+    pretrain: PretrainSection | None = None
+    extend: ExtendSection | None = None
+    sft: SftSection | None = None
+    dpo: DpoSection | None = None
+    evaluation: EvaluationSection = EvaluationSection()
+
+    def has(self, stage: str) -> bool:
+        """Whether the recipe asks for ``stage``."""
+        return getattr(self, stage) is not None
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``changes`` of the form ``section.key=value`` (``value`` in TOML; a bare word is a
+    string).
+
+    A ``ConfigError`` names the file and lists everything that is wrong with it.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder, not a recipe file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for change in changes:
+        _apply(values, change)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
+    recipe.model.config(recipe.tokenizer.vocab_size)
+    return recipe
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, sign, text = change.partition("=")
+    *sections, name = key.strip().split(".")
+    if not sign or not sections or not all((*sections, name)):
+        raise ConfigError(f"--set {change}: write section.key=value, for example pretrain.lr=0.001")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {change}: {section} is a value, not a section")
+    place[name] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as JSON."""
+    return json.dumps(recipe.model_dump(), indent=2, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,218 @@
+"""A run: stages that read their section of the recipe and the folders of earlier stages, and write a folder of their
+own.
+
+A stage works in ``<run>/<stage>.partial`` and is renamed to ``<run>/<stage>`` when it is whole, with a manifest of
+its inputs, settings, counts and files. Rerunning skips what is done and goes on with what was interrupted; a stage
+whose settings or inputs have changed is not silently kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kaiyuan import __version__
+from kaiyuan.errors import KaiyuanError
+from kaiyuan.files import fingerprint, read_json, replace_folder, sha256_of, write_json, write_text
+from kaiyuan.progress import duration, quantity, say
+from kaiyuan.recipe import Recipe, dump
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run. ``function`` is ``module:name``: it takes a ``StageContext`` and returns its report."""
+
+    name: str
+    inputs: tuple[str, ...]
+    sections: tuple[str, ...]
+    """Sections of the recipe that it reads; a change in one makes the stage due again."""
+    function: str
+
+    def load(self) -> Callable[[StageContext], dict[str, Any]]:
+        module, name = self.function.split(":")
+        return getattr(import_module(module), name)
+
+
+STAGES = (
+    Stage("corpus", (), ("corpus",), "kaiyuan.corpus.stage:run"),
+    Stage("tokenizer", ("corpus",), ("tokenizer",), "kaiyuan.tokenizer.stage:run"),
+    Stage("synthesis", ("corpus",), ("synthesis",), "kaiyuan.synthesis.stage:run"),
+    Stage("pretrain", ("tokenizer",), ("model", "pretrain"), "kaiyuan.training.pretrain:run"),
+    Stage("extend", ("tokenizer", "pretrain"), ("extend",), "kaiyuan.training.long_context:run"),
+    Stage("sft", ("synthesis", "pretrain", "extend"), ("sft",), "kaiyuan.alignment.stages:run_sft"),
+    Stage("dpo", ("synthesis", "sft"), ("dpo",), "kaiyuan.alignment.stages:run_dpo"),
+    Stage(
+        "evaluation",
+        ("corpus", "synthesis", "pretrain", "extend", "sft", "dpo"),
+        ("evaluation",),
+        "kaiyuan.evaluation.stage:run",
+    ),
+)
+"""In the order in which a whole run goes through them."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage's function gets."""
+
+    recipe: Recipe
+    run: Path
+    folder: Path
+    """Where to write. May hold what an interrupted run of the same stage left."""
+    stage: Stage
+
+    def input(self, name: str) -> Path:
+        """The finished folder of an earlier stage."""
+        return self.run / name
+
+    def latest_model(self) -> Path:
+        """The model folder of the last training stage among the inputs that the recipe has."""
+        found = [name for name in self.stage.inputs if (self.run / name / "model").is_dir()]
+        if not found:
+            raise KaiyuanError(f"{self.run}: no trained model for {self.stage.name}; run kaiyuan pretrain first")
+        return self.run / found[-1] / "model"
+
+
+def stage(name: str) -> Stage:
+    return next(item for item in STAGES if item.name == name)
+
+
+def execute(recipe: Recipe, folder: Path, only: str | None = None, overwrite: bool = False) -> Path:
+    """Run all stages that ``recipe`` has, or one, in ``folder``; returns the report's path, or the stage's folder.
+
+    A finished stage whose settings or inputs differ from the recipe's stops the run with an error, unless
+    ``overwrite`` allows doing it again.
+    """
+    with _lock(folder):
+        write_text(folder / "recipe.json", dump(recipe) + "\n")
+        write_json(folder / "versions.json", versions())
+        for item in STAGES if only is None else (stage(only),):
+            if _wanted(recipe, item):
+                _run_stage(recipe, folder, item, overwrite)
+            elif only is not None:
+                raise KaiyuanError(f"the recipe has no [{only}] section: add one, or run another stage")
+        if only is not None:
+            return folder / only
+        from kaiyuan.report import write_report
+
+        path = write_report(folder)
+        say(f"report: {path}")
+        return path
+
+
+def _wanted(recipe: Recipe, item: Stage) -> bool:
+    return all(recipe.has(section) for section in item.sections)
+
+
+def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> None:
+    done, partial = run / item.name, run / f"{item.name}.partial"
+    inputs = {name: _manifest_of(run, name)["fingerprint"] for name in item.inputs if recipe.has(name)}
+    settings = {section: getattr(recipe, section).model_dump() for section in item.sections}
+    seal = fingerprint({"stage": item.name, "inputs": inputs, "settings": settings, "seed": recipe.run.seed,
+                        "precision": recipe.run.precision})  # fmt: skip
+    if done.exists() and not _is_due(done, seal, settings, overwrite):
+        say(f"{item.name}: done before")
+        return
+    _prepare(partial, seal)
+    say(f"{item.name}: starts")
+    start = time.monotonic()
+    report = item.load()(StageContext(recipe, run, partial, item))
+    seconds = time.monotonic() - start
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    (partial / "seal.json").unlink()
+    manifest = {
+        "stage": item.name, "fingerprint": seal, "inputs": inputs, "settings": settings, "report": report,
+        "files": _files(partial), "kaiyuan": __version__,
+        "time": {"seconds": round(seconds, 2), "peak_memory_bytes": peak_memory()},
+    }  # fmt: skip
+    write_json(partial / MANIFEST, manifest)
+    replace_folder(partial, done)
+    say(f"{item.name}: done in {duration(seconds)}, peak memory {quantity(peak_memory())}B")
+
+
+def _manifest_of(run: Path, name: str) -> dict[str, Any]:
+    if not (run / name / MANIFEST).exists():
+        command = "synthesize" if name == "synthesis" else name
+        raise KaiyuanError(f"{run / name}: not there yet; run kaiyuan {command} with this recipe first")
+    return dict(read_json(run / name / MANIFEST))
+
+
+def _is_due(done: Path, seal: str, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the finished stage must be done again: False if up to date, else True or an error."""
+    manifest = read_json(done / MANIFEST)
+    if manifest["fingerprint"] == seal:
+        return False
+    if overwrite:
+        return True
+    changed = [
+        f"{section}.{key}"
+        for section, values in settings.items()
+        for key in values
+        if values[key] != manifest["settings"].get(section, {}).get(key)
+    ]
+    what = f"its settings have changed ({', '.join(changed)})" if changed else "what it was made from has changed"
+    raise KaiyuanError(
+        f"{done}: {what}. Use --overwrite to do this stage and those after it again, or --out for another folder"
+    )
+
+
+def _prepare(partial: Path, seal: str) -> None:
+    """An empty working folder, unless it was left by an interrupted run of the very same stage."""
+    if partial.exists():
+        mark = partial / "seal.json"
+        if mark.exists() and read_json(mark)["fingerprint"] == seal:
+            return
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    write_json(partial / "seal.json", {"fingerprint": seal})
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """sha256 of every file, but for logs that hold times."""
+    names = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "metrics.jsonl")
+    return {str(path.relative_to(folder)): sha256_of(path) for path in names}
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Only one process at a time works in a run folder; the lock dies with its process."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KaiyuanError(f"{folder}: another process is working in this run folder") from None
+        yield
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides the recipe."""
+    import numpy
+    import safetensors
+    import tokenizers
+    import torch
+
+    return {
+        "kaiyuan": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "numpy": numpy.__version__, "tokenizers": tokenizers.__version__, "safetensors": safetensors.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }  # fmt: skip

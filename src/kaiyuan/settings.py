@@ -1,0 +1,33 @@
+"""The base of every group of settings: strict, frozen, unknown keys refused, all problems told at once."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Settings(BaseModel):
+    """A frozen group of settings. No value is converted to another type, no unknown key is let through."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """Pydantic's findings as ``section.key: what is wrong``, one line each."""
+    problems: list[str] = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if not _names_a_type(str(part)))
+        prefix = f"{key}: " if key else ""
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{prefix}no such setting")
+        elif item["type"] == "missing":
+            problems.append(f"{prefix}missing")
+        elif item["type"] == "value_error":
+            problems += [f"{prefix}{line}" for line in item["msg"].removeprefix("Value error, ").split("\n")]
+        else:
+            problems.append(f"{prefix}{item['input']!r} is not allowed ({item['msg'].lower()})")
+    return list({problem.split(" (")[0]: problem for problem in reversed(problems)}.values())[::-1]
+
+
+def _names_a_type(part: str) -> bool:
+    """Whether a part of a location is pydantic's name for one branch of a union instead of a key."""
+    return part in ("int", "float", "str", "bool") or "[" in part

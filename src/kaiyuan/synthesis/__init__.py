@@ -1,0 +1,1 @@
+"""Synthetic data: generated problems with verified answers, and the documents and instructions made of them."""

@@ -1,0 +1,123 @@
+"""The pre-training stage: a new model on the mixture, annealed on the best data at the end (paper 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kaiyuan.corpus.loader import MixturePhase, TokenLoader
+from kaiyuan.corpus.shards import open_shards
+from kaiyuan.errors import ConfigError
+from kaiyuan.files import write_json
+from kaiyuan.model.routing import RoutingPolicy
+from kaiyuan.model.transformer import Transformer
+from kaiyuan.progress import quantity, say
+from kaiyuan.recipe import Recipe, RunSection, TrainingSection
+from kaiyuan.training.batch import Batch
+from kaiyuan.training.objective import language_model_loss
+from kaiyuan.training.optimizer import PAPER_RATIO, expert_lr_ratio
+from kaiyuan.training.trainer import Trainer, TrainerSettings
+
+if TYPE_CHECKING:
+    from kaiyuan.run import StageContext
+    from kaiyuan.tokenizer import Tokenizer
+
+
+class TokenSource:
+    """Batches of plain next-token prediction from a ``TokenLoader``."""
+
+    def __init__(self, loader: TokenLoader, batch_size: int) -> None:
+        self.loader, self.batch_size = loader, batch_size
+
+    def batch(self, step: int, model: Transformer) -> Batch:
+        inputs, targets, _ = self.loader.batch(step, self.batch_size)
+        ids = torch.from_numpy(inputs)
+        return Batch(ids, torch.from_numpy(targets), torch.ones(ids.shape))
+
+
+def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **more: Any) -> TrainerSettings:
+    """The recipe's training section as the trainer wants it."""
+    ratio = section.expert_lr_ratio
+    if ratio is None:
+        x = section.batch_over_noise
+        ratio = PAPER_RATIO if x is None else expert_lr_ratio(x, reading=section.ratio_reading)
+    same = ("lr", "warmup", "decay_to", "final_lr", "anneal_share", "eps", "weight_decay", "clip", "balance_loss",
+            "z_loss", "attention_dropout", "hidden_dropout", "micro_batches", "checkpoint_every")  # fmt: skip
+    values = {name: getattr(section, name) for name in same}
+    return TrainerSettings(
+        steps=steps,
+        expert_lr_ratio=ratio,
+        betas=(section.betas[0], section.betas[1]),
+        routing=RoutingPolicy(**section.routing.model_dump(), seed=run.seed),
+        seed=run.seed,
+        tensorboard=run.tensorboard,
+        **{**values, **more},
+    )
+
+
+def pick_device(run: RunSection) -> torch.device:
+    """The device of the recipe; applies the recipe's number of threads."""
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    name = run.device if run.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"run.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def compute_dtype(run: RunSection) -> torch.dtype:
+    return torch.bfloat16 if run.precision == "bf16" else torch.float32
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Train from random weights; writes model/, metrics.jsonl and report.json."""
+    from kaiyuan.tokenizer import load_tokenizer
+
+    recipe, section = context.recipe, context.recipe.pretrain
+    assert section is not None
+    device = pick_device(recipe.run)
+    tokenizer = load_tokenizer(context.input("tokenizer"))
+    per_step = section.batch_size * section.sequence_length
+    settings = trainer_settings(section, recipe.run, steps=max(1, section.tokens // per_step))
+    shards = open_shards(context.input("tokenizer") / "shards", "train")
+    phases = [MixturePhase(settings.schedule.anneal_start * section.batch_size, section.mixture)]
+    phases.append(MixturePhase(settings.steps * section.batch_size, section.anneal_mixture or section.mixture))
+    phases = [phase for phase in phases if phase.until > 0]
+    if len(phases) > 1 and phases[0].until == phases[1].until:
+        phases.pop()
+    source = TokenSource(TokenLoader(shards, phases, section.sequence_length, recipe.run.seed), section.batch_size)
+    model = new_model(recipe, tokenizer.vocab_size, section.sequence_length, device)
+    trainer = Trainer("pretrain", model, source, language_model_loss, settings, context.folder)
+    weights = trainer.fit()
+    return finish(context.folder, model, weights, tokenizer, trainer)
+
+
+def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torch.device) -> Transformer:
+    """A freshly initialised model of the recipe, on ``device``."""
+    config = recipe.model.config(vocab_size)
+    if config.max_position_embeddings < context_length:
+        config = config.replace(max_position_embeddings=context_length)
+    model = Transformer(config, compute_dtype(recipe.run))
+    model.init_weights(recipe.run.seed)
+    count = config.parameters()
+    say(f"model: {quantity(count.total)} parameters, {quantity(count.active)} active per token")
+    return model.to(device)
+
+
+def finish(
+    folder: Path, model: Transformer, weights: Mapping[str, Tensor], tokenizer: Tokenizer, trainer: Trainer
+) -> dict[str, Any]:
+    """Write the trained model with its tokenizer into ``folder/model``, and ``folder/report.json``."""
+    from kaiyuan.checkpoint import save_model
+
+    model.load_state_dict(weights)
+    save_model(model, folder / "model")
+    tokenizer.save(folder / "model")
+    report = {"steps": trainer.step, "tokens": trainer.tokens, "refused_updates": trainer.guard.refused}
+    write_json(folder / "report.json", report)
+    return report
