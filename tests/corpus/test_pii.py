@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import string
 from collections import Counter
@@ -88,13 +89,13 @@ def test_left_alone(text: str) -> None:
 
 def test_identity_card_needs_its_check_digit() -> None:
     """Of all last characters only the right one makes an identity number."""
-    found = [last for last in "0123456789X" if anonymize(f"证1101051949123100{'2'}{last}。")[1]["id"]]
+    found = [last for last in "0123456789X" if anonymize(f"证11010519491231002{last}。")[1]["id"]]
     assert found == ["X"]
     assert ric.is_valid("11010519491231002X")
 
 
 # Text without digits, @, + and dots: what it is made of cannot itself be, or run into, personal data.
-FILLER = st.text(alphabet="天地玄黄宇宙洪荒日月盈昃，。！？：；（）“”、 \nghijklmnopqrstuwyzGHIJKLMNOPQRSTUWYZ", max_size=12)
+FILLER = st.text(alphabet="天地玄黄宇宙洪荒，。！？：；（）“”、 \nghijklmnopqrstuwyzGHIJKLMNOPQRSTUWYZ", max_size=12)
 DIGIT = st.sampled_from(string.digits)
 
 
@@ -109,7 +110,8 @@ EMAILS = st.builds(
     st.text(alphabet=string.ascii_lowercase + string.digits, min_size=1, max_size=10),
     st.sampled_from(["com", "cn", "com.cn", "edu.cn", "org", "io"]),
 )
-MOBILES = st.builds("{}1{}{}".format, st.sampled_from(["", "+86", "+86 ", "86-"]), st.sampled_from("3456789"), digits(9))
+COUNTRY = st.sampled_from(["", "+86", "+86 ", "86-"])
+MOBILES = st.builds("{}1{}{}".format, COUNTRY, st.sampled_from("3456789"), digits(9))
 LANDLINES = st.builds(
     "{}{}{}{}".format,
     st.sampled_from(["010", "021", "0755", "0571"]),
@@ -134,7 +136,7 @@ IPV6 = st.integers(0x2000 << 112, (0x4000 << 112) - 1).map(lambda value: str(ipa
 IDENTITIES = st.builds(
     lambda place, day, order: (body := f"{place}{day:%Y%m%d}{order}") + ric.calc_check_digit(body + "0"),
     st.sampled_from(["110105", "310101", "440306", "510104"]),
-    st.dates(min_value=__import__("datetime").date(1930, 1, 1), max_value=__import__("datetime").date(2020, 12, 31)),
+    st.dates(datetime.date(1930, 1, 1), datetime.date(2020, 12, 31)),
     digits(3),
 )
 CARDS = st.builds(
@@ -153,20 +155,23 @@ PLANTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(FILLER, PLANTS), min_size=1, max_size=4), FILLER)
 def test_whatever_is_planted_is_removed(planted: list[tuple[str, tuple[str, str]]], end: str) -> None:
     """Nothing of a planted number or address survives, wherever it stands; and everything around it does."""
-    text = "".join(f"{filler}，{value}" for filler, (_, value) in planted) + "。" + end
+    text = "".join(f"{filler}，{value}。" for filler, (_, value) in planted) + end
     anonymous, counts = anonymize(text)
     kinds = Counter(kind for _, (kind, _) in planted)
     assert counts == kinds
-    expected = "".join(f"{filler}，[{kind.upper()}]" for filler, (kind, _) in planted) + "。" + end
+    expected = "".join(f"{filler}，[{kind.upper()}]。" for filler, (kind, _) in planted) + end
     assert anonymous == expected
 
 
+NEIGHBOURS = st.text(alphabet="天地玄黄，。 ghkz\n", max_size=12)
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.text(alphabet="天地玄黄，。 ghkz\n", max_size=12), PLANTS, st.text(alphabet="天地玄黄，。 ghkz\n", max_size=12))
+@given(NEIGHBOURS, PLANTS, NEIGHBOURS)
 def test_removed_without_any_space_around_it(before: str, plant: tuple[str, str], after: str) -> None:
     kind, value = plant
     anonymous, counts = anonymize(before + value + after)

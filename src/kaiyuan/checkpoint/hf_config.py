@@ -12,6 +12,7 @@ Three forms exist, and they compute different things from the same sizes:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -28,7 +29,7 @@ _ARCHITECTURE: dict[Form, str] = {
     "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
     "kaiyuan": "KaiyuanForCausalLM",
 }
-_MOST_LAYERS, _MOST_EXPERTS = 10_000, 1_000_000
+_MOST_LAYERS, _MOST_EXPERTS = 10_000, 100_000
 """Bounds far above any model: a damaged config must not make us list billions of tensor names."""
 
 
@@ -64,12 +65,12 @@ def read_config(folder: str | Path) -> ModelConfig:
     if form is not None:
         try:
             config = ModelConfig(**values)
+            found = _size_problems(config)
         except ConfigError as error:
-            problems.extend(_in_file_terms(error, form, problems))
-    if config is not None:
-        problems.extend(_size_problems(config))
-        if form != "kaiyuan" and not problems:
-            config = _canonical(config, raw, form == "hunyuan_v1_moe", problems)
+            found = str(error).split("\n  - ")[1:]
+        problems.extend(_in_file_terms(found, form, problems))
+    if config is not None and form != "kaiyuan" and not problems:
+        config = _canonical(config, raw, form == "hunyuan_v1_moe", problems)
     if config is None or problems:
         raise ConfigError(listing(f"{Path(folder) / 'config.json'} cannot be used", problems))
     return config
@@ -188,23 +189,29 @@ def _rope_dictionary(key: str, rope: Any, problems: list[str]) -> tuple[Any, Any
     return rope.get("rope_theta"), None
 
 
-def _in_file_terms(error: ConfigError, form: Form, known: list[str]) -> list[str]:
-    """The problems ``ModelConfig`` found, under the file's names for the settings and without those known already."""
-    names = {} if form == "kaiyuan" else {ours: key for key, ours in RENAMED.items()}
-    names |= {} if form == "kaiyuan" else {"num_shared_experts": "num_shared_expert", "qk_norm": "use_qk_norm"}
-    names |= {} if form == "kaiyuan" else {"rope_alpha": "rope_scaling.alpha"}
+_FILE_NAMES = {
+    **{ours: key for key, ours in RENAMED.items()},
+    "num_shared_experts": "num_shared_expert",
+    "qk_norm": "use_qk_norm",
+    "rope_alpha": "rope_scaling.alpha",
+}
+
+
+def _in_file_terms(found: list[str], form: Form, known: list[str]) -> list[str]:
+    """Problems with a ``ModelConfig``, under the file's names for the settings and without those known already."""
+    reported = {problem.partition(":")[0] for problem in known}
     problems = []
-    for line in str(error).split("\n  - ")[1:]:
-        key, _, rest = line.partition(":")
-        shown = f"{names.get(key, key)}:{rest}"
-        if not any(problem.startswith(f"{names.get(key, key)}:") for problem in known):
-            problems.append(shown if len(shown) <= 300 else f"{shown[:300]}...")
+    for line in found:
+        if form != "kaiyuan":
+            line = re.sub(r"\w+", lambda word: _FILE_NAMES.get(word[0], word[0]), line)
+        if line.partition(":")[0] not in reported:
+            problems.append(line if len(line) <= 300 else f"{line[:300]}...")
     return problems
 
 
 def _size_problems(config: ModelConfig) -> list[str]:
     if config.num_layers > _MOST_LAYERS:
-        return [f"num_hidden_layers: {config.num_layers:,} is more than the {_MOST_LAYERS:,} that can be read"]
+        return [f"num_layers: {config.num_layers:,} is more than the {_MOST_LAYERS:,} that can be read"]
     experts = sum(layer.num_experts for layer in config.layers())
     if experts > _MOST_EXPERTS:
         return [f"num_experts: {experts:,} experts in all layers are more than the {_MOST_EXPERTS:,} that can be read"]

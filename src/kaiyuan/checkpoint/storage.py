@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kaiyuan.checkpoint.hf_keys import show
 from kaiyuan.checkpoint.names import Shape
-from kaiyuan.errors import CheckpointError, DataError
+from kaiyuan.errors import CheckpointError, DataError, listing
 from kaiyuan.files import read_json
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,7 +57,8 @@ def open_storage(folder: str | Path) -> Storage:
     """Find the weight files of ``folder`` and read their headers.
 
     Looks for safetensors first, then for PyTorch's ``.bin``; one file, or shards with or without an index. Raises a
-    ``CheckpointError`` if there is no such folder or nothing of the kind in it; all else goes to ``problems``.
+    ``CheckpointError`` if there is no such folder, nothing of the kind in it, or no usable entry in its index; all else
+    goes to ``problems``.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -82,6 +83,8 @@ def _collect(folder: Path, stem: str, suffix: str, found: list[Path]) -> Storage
     index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
     if index in found:
         weight_map, problems = _read_index(index)
+        if not weight_map:
+            raise CheckpointError(listing(f"{folder} cannot be loaded", problems))
         if single in found and single.name not in weight_map.values():
             problems.append(f"{index.name}: does not name {single.name}, which lies beside it; remove one of the two")
         files = [folder / name for name in dict.fromkeys(weight_map.values())]
@@ -203,25 +206,24 @@ def _first_line(error: Exception) -> str:
 
 
 class TensorReader:
-    """Reads tensors of a ``Storage`` one by one, in any order, keeping the files it has opened mapped."""
+    """Reads tensors of a ``Storage`` one by one, in any order, with one file open at a time.
+
+    Only one, because the pages of a mapped file count as the process's memory for as long as the file is open.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._opened: dict[Path, Any] = {}
+        self._file: Path | None = None
+        self._opened: Any = None
 
     def __call__(self, name: str) -> Tensor:
         """The tensor called ``name``, as stored. It may be a view of the mapped file."""
         file = self._storage.tensors[name].file
-        if file not in self._opened:
-            # A file that cannot be mapped lies in memory whole, so no more than one of them is kept.
-            if file.suffix == ".bin" and not zipfile.is_zipfile(file):
-                self.close()
-            self._opened[file] = _load_bin(file) if file.suffix == ".bin" else _open_safetensors(file)
-        opened = self._opened[file]
-        return opened[name] if file.suffix == ".bin" else opened.get_tensor(name)
-
-    def close(self) -> None:
-        self._opened.clear()
+        if file != self._file:
+            self._file = self._opened = None
+            self._opened = _load_bin(file) if file.suffix == ".bin" else _open_safetensors(file)
+            self._file = file
+        return self._opened[name] if file.suffix == ".bin" else self._opened.get_tensor(name)
 
 
 def in_file_order(storage: Storage, names: Iterable[str]) -> list[str]:

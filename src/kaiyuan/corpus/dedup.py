@@ -56,7 +56,7 @@ def bands(threshold: float) -> int:
 
 
 class Deduplicator:
-    """Takes documents one at a time and remembers the signatures (about 1 kB each) of those it let pass."""
+    """Takes documents one at a time and remembers the signatures (about 4 kB each) of those it let pass."""
 
     def __init__(self, threshold: float = 0.8) -> None:
         from rensa import RMinHashLSH

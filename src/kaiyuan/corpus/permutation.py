@@ -7,6 +7,7 @@ of a run that is resumed years later is the same.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 _MASK = 2**64 - 1
@@ -15,7 +16,7 @@ _ROUNDS = 6
 
 def key_of(*parts: int | str) -> int:
     """A 64-bit key from ``parts``; different parts give (but for chance) different keys."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest(), "little")
 
 
 def mix(value: int) -> int:

@@ -91,7 +91,7 @@ class Engine:
         in a row.
         """
         settings = self._settings(params, len(prompts))
-        sequences = []
+        sequences: list[_Sequence] = []
         for prompt, setting in zip(prompts, settings, strict=True):
             ids = self._ids(prompt, setting)
             for copy in range(setting.n):

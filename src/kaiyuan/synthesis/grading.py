@@ -97,7 +97,7 @@ def _candidate(problem: Problem) -> re.Pattern[str]:
         "month": facts.MONTHS[problem.language],
         "opposite": [word for row in facts.OPPOSITES for word in row],
         "colour": [colour for row in facts.COLOURS for colour in (row[1], row[3])],
-        "capital": _column(facts.CAPITALS, problem.answer),
+        "capital": [place for row in facts.CAPITALS for place in row],
         "element": _column(facts.ELEMENTS, problem.answer),
     }
     if problem.kind not in tables:

@@ -1,5 +1,7 @@
 """Generated problems with verified answers, in English and Chinese: the front door of this part of the package.
 
+For example::
+
     problems = generate_problems(1000, seed=0)
     train = [problem for problem in problems if not is_held_out(problem.key, 0.1)]
     reward = verify(train[0], "The answer is 42.")

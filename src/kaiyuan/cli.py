@@ -1,0 +1,206 @@
+"""The command line. Heavy modules are imported by the command that needs them, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kaiyuan.errors import KaiyuanError
+
+app = typer.Typer(
+    name="kaiyuan",
+    help="Make and run language models of the Hunyuan-Large kind, from raw text to a model that answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in TOML, such as recipes/demo.toml.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change a value of the recipe; may be repeated.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder (default: runs/<name>).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished stages again whose settings have changed.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, or a run folder (its newest model).")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Settings for every command."""
+    if version:
+        from kaiyuan import __version__
+
+        print(f"kaiyuan {__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ["KAIYUAN_DEBUG"] = "1"
+
+
+def _stage_command(name: str, stage: str, what: str) -> None:
+    def command(recipe: RecipeFile, changes: Changes = None, out: Out = None, overwrite: Overwrite = False) -> None:
+        _execute(recipe, changes, out, stage, overwrite)
+
+    command.__doc__ = f"{what}\n\nExample: kaiyuan {name} recipes/demo.toml --out runs/demo"
+    app.command(name)(command)
+
+
+def _execute(path: Path, changes: list[str] | None, out: Path | None, only: str | None, overwrite: bool) -> None:
+    from kaiyuan.recipe import load_recipe
+    from kaiyuan.run import execute
+
+    recipe = load_recipe(path, changes or [])
+    print(execute(recipe, out or Path("runs") / recipe.run.name, only, overwrite))
+
+
+@app.command("run")
+def run_command(recipe: RecipeFile, changes: Changes = None, out: Out = None, overwrite: Overwrite = False) -> None:
+    """Do all stages of a recipe and write the report. Run it again to go on where it was interrupted.
+
+    Example: kaiyuan run recipes/demo.toml --set pretrain.lr=0.002 --out runs/mine
+    """
+    _execute(recipe, changes, out, None, overwrite)
+
+
+for _name, _stage, _what in (
+    ("corpus", "corpus", "Collect, clean, anonymise, deduplicate and split the text."),
+    ("tokenizer", "tokenizer", "Train the tokenizer and turn the corpus into token shards."),
+    ("synthesize", "synthesis", "Make verified chat samples, preference pairs and held-out problems."),
+    ("pretrain", "pretrain", "Train a new model on the corpus."),
+    ("extend", "extend", "Continue the model on longer and longer sequences."),
+    ("sft", "sft", "Fine-tune the model on chat samples."),
+    ("dpo", "dpo", "Align the model on offline and online preference pairs."),
+    ("evaluate", "evaluation", "Measure every model of the run on held-out text and problems."),
+):
+    _stage_command(_name, _stage, _what)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Write the report of a run folder again, finished or not.
+
+    Example: kaiyuan report runs/demo
+    """
+    from kaiyuan.report import write_report
+
+    print(write_report(run))
+
+
+@app.command()
+def chat(
+    model: ModelFolder,
+    system: Annotated[str, typer.Option(help="A system message.")] = "",
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling reproducible.")] = None,
+) -> None:
+    """Talk to a model in the terminal. Ctrl-C stops the answer, Ctrl-D leaves. Also reads from a pipe.
+
+    Example: kaiyuan chat runs/demo          echo "What is 17 + 25?" | kaiyuan chat runs/demo
+    """
+    from kaiyuan.inference.sampling import SamplingParams
+    from kaiyuan.serving.terminal import chat as talk
+
+    talk(find_model(model), SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed), system)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A model folder: safetensors or .bin, sharded or not.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Where to write it as safetensors.")],
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as it is.")] = None,
+) -> None:
+    """Convert a model folder to safetensors with the release's names, without building the model.
+
+    Example: kaiyuan convert Hunyuan-A52B-Instruct hunyuan-large-safetensors --dtype bfloat16
+    """
+    import torch
+
+    from kaiyuan.checkpoint import convert as convert_folder
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
+    if dtype not in dtypes:
+        raise KaiyuanError(f"--dtype {dtype}: there are float32, bfloat16 and float16")
+    convert_folder(source, target, dtype=dtypes[dtype])
+    print(target)
+
+
+@app.command()
+def inspect(folder: ModelFolder) -> None:
+    """Say what a checkpoint is: format, config, parameters, KV cache, problems. Reads headers only.
+
+    Example: kaiyuan inspect runs/demo
+    """
+    from kaiyuan.checkpoint import describe
+
+    print(describe(find_model(folder)))
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A preset (hunyuan-large, 1b, ...) or a model folder.")],
+    gpus: Annotated[int, typer.Option(min=1, help="How many GPUs share the work.")] = 8,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of one GPU in GiB.")] = 80.0,
+    tflops: Annotated[float, typer.Option(min=0.1, help="What one GPU really reaches, in TFLOP/s.")] = 350.0,
+    tokens: Annotated[float, typer.Option(min=1, help="Tokens to train on.")] = 7e12,
+    context: Annotated[int, typer.Option(min=1, help="Sequence length.")] = 4096,
+) -> None:
+    """Work out parameters, memory, KV cache and training time from the config alone, before you pay.
+
+    Example: kaiyuan plan hunyuan-large --gpus 2048 --tokens 7e12
+    """
+    from kaiyuan.scaling.plan import describe_plan
+
+    print(describe_plan(model, gpus, gpu_memory, tflops, tokens, context))
+
+
+@app.command()
+def scale(
+    recipe: RecipeFile,
+    out: Out = None,
+) -> None:
+    """Fit the MoE scaling law to a table of training runs and plan the best model for a budget.
+
+    Example: kaiyuan scale recipes/scale.toml
+    """
+    from kaiyuan.scaling.fit import run_scale
+
+    print(run_scale(recipe, out))
+
+
+def find_model(folder: Path) -> Path:
+    """``folder`` itself if it is a model, else the newest model of the run folder that it is."""
+    if (folder / "config.json").is_file():
+        return folder
+    for stage in ("dpo", "sft", "extend", "pretrain"):
+        if (folder / stage / "model" / "config.json").is_file():
+            return folder / stage / "model"
+    raise KaiyuanError(f"{folder}: neither a model folder (config.json) nor a run folder with a trained model")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: errors that the user can mend become one message and exit code 1."""
+    try:
+        return app(args=arguments, standalone_mode=True)
+    except KaiyuanError as error:
+        if os.environ.get("KAIYUAN_DEBUG"):
+            raise
+        print(f"kaiyuan: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("kaiyuan: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+if __name__ == "__main__":
+    main()

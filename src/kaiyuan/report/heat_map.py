@@ -1,0 +1,77 @@
+"""Heat maps: one SVG path for every shade of a sequential scale, which the style sheet defines for light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kaiyuan.report.html import Markup, data_script, tag
+
+LEVELS = 9
+
+
+def level(value: float, top: float) -> int:
+    """Which of the ``LEVELS`` shades (0 palest) stands for ``value`` on a scale from 0 to ``top``."""
+    return max(0, min(LEVELS - 1, int(LEVELS * value / top)))
+
+
+def heat_map(
+    title: str,
+    values: Sequence[Sequence[float]],
+    *,
+    row_name: str,
+    columns: Sequence[float],
+    column_unit: str,
+    top: float,
+    unit: str = "",
+) -> Markup:
+    """A figure of ``values`` [row][column], shaded from 0 to ``top``; values beyond take the last shade."""
+    rows, width = len(values), len(columns)
+    paths: dict[int, list[str]] = {}
+    for y, row in enumerate(values):
+        for start, end, shade in _runs([level(value, top) for value in row]):
+            paths.setdefault(shade, []).append(f"M{start} {y}H{end}V{y + 1}H{start}Z")
+    mean = sum(map(sum, values)) / max(1, rows * width)
+    fullest = max(range(rows), key=lambda row: sum(values[row]))
+    description = (
+        f"{title}: {rows} {row_name}s over {width} places; mean {mean:.2f}{unit}, {row_name} {fullest} has the most, "
+        f"{sum(values[fullest]) / width:.2f}{unit} on average"
+    )
+    drawing = tag(
+        "svg",
+        tag("title", description),
+        *(tag("path", d="".join(parts), class_=f"q{shade}") for shade, parts in sorted(paths.items())),
+        viewBox=f"0 0 {width} {rows}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=description,
+    )
+    step = max(1, rows // 4)
+    labels = [tag("span", row, style=f"top:{100 * (row + 0.5) / rows:.2f}%") for row in range(0, rows, step)]
+    readout = data_script({
+        "kind": "heat", "row": row_name, "unit": unit, "columnUnit": column_unit, "columns": list(columns),
+        "values": [[round(value, 2) for value in row] for row in values],
+    })  # fmt: skip
+    plot = tag(
+        "div",
+        tag("div", *labels, class_="ys", aria_hidden="true"),
+        tag("div", drawing, class_="canvas"),
+        class_="plot heat",
+    )
+    return tag("figure", tag("figcaption", tag("strong", title)), plot, readout, class_="chart")
+
+
+def _runs(levels: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Stretches of equal shade as (start, end, shade)."""
+    runs: list[tuple[int, int, int]] = []
+    for column, shade in enumerate(levels):
+        if runs and runs[-1][2] == shade:
+            runs[-1] = (runs[-1][0], column + 1, shade)
+        else:
+            runs.append((column, column + 1, shade))
+    return runs
+
+
+def scale_key(low: str, middle: str, high: str) -> Markup:
+    """The colour scale with names for its ends and its middle."""
+    shades = tag("span", *(tag("i", class_=f"b{shade}") for shade in range(LEVELS)), class_="shades")
+    return tag("div", tag("span", low), shades, tag("span", f"{middle} · {high}" if middle else high), class_="key")
