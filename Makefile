@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/ready
-	$(BIN)/kaiyuan run $(RECIPE) --out $(OUT) $(foreach change,$(SET),--set $(change))
+	$(BIN)/kaiyuan run $(RECIPE) --out $(OUT) $(foreach change,$(SET),--set '$(change)')
 	@echo "Now talk to it:  $(BIN)/kaiyuan chat $(OUT)"
 
 test: $(VENV)/ready lint

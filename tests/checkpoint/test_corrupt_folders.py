@@ -176,7 +176,7 @@ def test_an_index_that_errs(tiny_folder: Path, tmp_path: Path) -> None:
     assert f"{NORM}: not in " in message and "ghost: not in " in message
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "[" * 10**5, "1" * 5000])
 def test_an_index_that_is_none(text: str, tiny_folder: Path, tmp_path: Path) -> None:
     folder = folders.shard(tiny_folder, tmp_path / "shards", suffix="safetensors", index=True)
     (folder / "model.safetensors.index.json").write_text(text)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tiny_models import TINY
 
 from kaiyuan.checkpoint import read_config, write_config
 from kaiyuan.checkpoint.hf_config import config_keys, form_of, same_model
@@ -173,6 +173,7 @@ def test_the_form_is_one_whose_code_computes_the_model_right(change: dict[str, A
     ({"moe_layer_num_skipped": 1}, "moe_layer_num_skipped: 1"),
     ({"position_embedding_xdrope": True}, "position_embedding_xdrope: True"),
     ({"routed_scaling_factor": 2.5}, "routed_scaling_factor: 2.5"),
+    ({"routed_scaling_factor": 0}, "routed_scaling_factor: 0 is not supported, only 1.0 or False"),
     ({"quantization_config": {"bits": 3}}, "quantization_config: the weights are quantised"),
     ({"sliding_window": 4096}, "sliding_window: unknown key"),
     ({"num_experts": 1}, "num_experts: 1 means a dense model"),
@@ -226,7 +227,9 @@ def test_our_own_form_is_as_strict(tmp_path: Path) -> None:
     assert "num_layers: 0 is not a size" in refusal(tmp_path, {**raw, "num_layers": 0})
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "null", "[" * 100_000, '{"model_type": "hunyuan"}', "\x00"])
+@pytest.mark.parametrize("text", [
+    "", "[1, 2]", "{", "null", "[" * 100_000, '{"a": ' + "1" * 5000 + "}", '{"model_type": "hunyuan"}', "\x00",
+])  # fmt: skip
 def test_files_that_are_no_config(text: str, tmp_path: Path) -> None:
     refusal(tmp_path, text)
 
@@ -243,6 +246,8 @@ json_values = st.recursive(
 )
 
 
+@example(key="num_attention_heads", value=10**400)
+@example(key="hidden_size", value="x" * 1000)
 @given(key=st.sampled_from([*LARGE, *A13B, "rope_parameters", "head_dim", "quantization_config"]), value=json_values)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_value_is_the_answer_is_a_config_or_one_clear_error(key: str, value: Any, tmp_path: Path) -> None:

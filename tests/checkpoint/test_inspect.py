@@ -8,8 +8,8 @@ from pathlib import Path
 import folders
 import pytest
 import torch
-from conftest import TINY
 from safetensors.torch import save_file
+from tiny_models import TINY
 
 from kaiyuan.checkpoint import describe, inspect_folder, save_model, write_config
 from kaiyuan.errors import CheckpointError

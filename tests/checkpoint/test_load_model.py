@@ -9,8 +9,8 @@ import folders
 import large_reference
 import pytest
 import torch
-from conftest import TINY, build
 from safetensors.torch import load_file
+from tiny_models import TINY, build
 
 from kaiyuan.checkpoint import load_model, read_config, save_model
 from kaiyuan.checkpoint import reader as reader_module
@@ -53,9 +53,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("variant", LARGE)
-def test_large_form_against_an_independent_forward_pass(
-    variant: str, tmp_path: Path, input_ids: torch.Tensor
-) -> None:
+def test_large_form_against_an_independent_forward_pass(variant: str, tmp_path: Path, input_ids: torch.Tensor) -> None:
     save_model(build(TINY.replace(**LARGE[variant])), tmp_path / "m")
     tensors, config = folders.read(tmp_path / "m")
     assert config["model_type"] == "hunyuan"
@@ -73,6 +71,12 @@ def test_every_form_of_storage_gives_the_same_weights(
         assert torch.equal(loaded[name], tensor), name
     biases = 4 * (2 + 3 + 4 * 3) + 2 * 2
     assert (f"skipped {biases} biases" in capsys.readouterr().err) == (form == "biases")
+
+
+def test_biases_of_fused_tensors_are_skipped_too(tiny_folder: Path, tmp_path: Path) -> None:
+    tensors, config = folders.read(tiny_folder)
+    fused = folders.fuse(tensors, config) | {"model.layers.0.self_attn.qkv_proj.bias": torch.ones(64)}
+    load_model(folders.write(fused, config, tmp_path / "fused"))
 
 
 V1 = {

@@ -24,7 +24,7 @@ ENGLISH = "It is a truth universally acknowledged, that a single man in possessi
         ("关关雎鸠，在河之洲。窈窕淑女，君子好逑。", "zh"),
         ("我们用 Python 和 PyTorch 训练一个 Transformer 模型。", "zh"),
         ("Kyoto 京都 Osaka 大阪 Nara 奈良 Kobe 神戸 Tokyo are cities in Japan", "en"),  # the model alone: Japanese
-        ("他在信里写道“さようなら”，然后就离开了那座城市，从此再也没有人见过他，也没有人知道他去了哪里。", "zh"),
+        ("他写下“さよなら”，就离开了那座城市，再也没有人见过他。我们一直等着消息，可是一年又一年过去了。", "zh"),
         ("これは日本語の文章です。猫が好きです。", "ja"),
         ("안녕하세요, 오늘 날씨가 좋네요.", "ko"),
         ("Bonjour tout le monde, je suis très content de vous voir ici.", "fr"),

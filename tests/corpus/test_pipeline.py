@@ -153,7 +153,10 @@ def test_workers_make_no_difference(built: tuple[Path, dict], documents: list[Do
 
 def test_settings_reach_their_stage(tmp_path: Path) -> None:
     text = "Write to baker@example.com about the old mill on the hill, the bridge and the bakery that burnt in May."
-    french = "Longtemps, je me suis couché de bonne heure. Parfois mes yeux se fermaient, et puis vint vite la nuit."
+    french = (
+        "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bougie éteinte, "
+        "mes yeux se fermaient si vite que je n'avais pas le temps."
+    )
     documents = [document(text), document(french, "und"), document(text + " Soon.")]
 
     def kept(**settings: object) -> list[str]:

@@ -42,7 +42,7 @@ def read_raw(folder: str | Path) -> dict[str, Any]:
         raw = read_json(path)
     except DataError as error:
         raise ConfigError(str(error)) from None
-    except (OSError, RecursionError) as error:
+    except (OSError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a JSON object")
@@ -72,7 +72,8 @@ def read_config(folder: str | Path) -> ModelConfig:
     if config is not None and form != "kaiyuan" and not problems:
         config = _canonical(config, raw, form == "hunyuan_v1_moe", problems)
     if config is None or problems:
-        raise ConfigError(listing(f"{Path(folder) / 'config.json'} cannot be used", problems))
+        shown = [line if len(line) <= 300 else f"{line[:300]}..." for line in problems]
+        raise ConfigError(listing(f"{Path(folder) / 'config.json'} cannot be used", shown))
     return config
 
 
@@ -205,7 +206,7 @@ def _in_file_terms(found: list[str], form: Form, known: list[str]) -> list[str]:
         if form != "kaiyuan":
             line = re.sub(r"\w+", lambda word: _FILE_NAMES.get(word[0], word[0]), line)
         if line.partition(":")[0] not in reported:
-            problems.append(line if len(line) <= 300 else f"{line[:300]}...")
+            problems.append(line)
     return problems
 
 

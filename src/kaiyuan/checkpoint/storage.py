@@ -103,8 +103,10 @@ def _read_index(index: Path) -> tuple[dict[str, str], list[str]]:
     """The index's map from tensor to file, without the entries that cannot be used."""
     try:
         raw = read_json(index)
-    except (DataError, OSError, RecursionError) as error:
+    except DataError as error:
         return {}, [str(error)]
+    except (OSError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        return {}, [f"{index.name}: cannot be read ({type(error).__name__})"]
     entries = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(entries, dict) or not entries:
         return {}, [f"{index.name}: has no weight_map"]

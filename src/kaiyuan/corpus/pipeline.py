@@ -113,11 +113,10 @@ def build_corpus(
     """
     tally = _Tally()
     deduplicator = Deduplicator(settings.dedup_threshold)
-    expected = total or operator.length_hint(documents)
-    outcomes = _clean_all(documents, settings, workers)
+    outcomes = _followed(_clean_all(documents, settings, workers), total or operator.length_hint(documents))
     with ExitStack() as stack:
         train, held_out, rejected = (_open(stack, out / name) for name in (TRAIN, HELD_OUT, REJECTED))
-        for outcome in track(outcomes, "corpus", expected, "documents") if expected else outcomes:
+        for outcome in outcomes:
             outcome = _drop_duplicate(outcome, deduplicator)
             document = outcome.document
             held = document is not None and is_held_out(document.id, settings.held_out_share)
@@ -143,6 +142,17 @@ def _clean_all(documents: Iterable[Document], settings: CorpusSettings, workers:
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         while batch := list(itertools.islice(stream, _BATCH)):
             yield from pool.imap(work, batch, chunksize=_CHUNK)
+
+
+def _followed(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    """``outcomes`` with a progress line or, where ``total`` is unknown (0), a line every 10,000 documents."""
+    if total:
+        yield from track(outcomes, "corpus", total, "documents")
+        return
+    for number, outcome in enumerate(outcomes, 1):
+        yield outcome
+        if number % 10_000 == 0:
+            say(f"corpus: {number:,} documents read")
 
 
 def _drop_duplicate(outcome: Outcome, deduplicator: Deduplicator) -> Outcome:

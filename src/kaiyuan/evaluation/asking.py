@@ -33,16 +33,21 @@ def greedy_answers(engine: Engine, prompts: Sequence[list[int]], max_tokens: int
     """
     from kaiyuan.inference.sampling import SamplingParams
 
-    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    stops = line_ends(engine.tokenizer) if form == "plain" and engine.tokenizer is not None else ()
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, stop_token_ids=stops)
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     while order:
         taken = _how_many([len(prompts[index]) + max_tokens for index in order])
         batch, order = order[:taken], order[taken:]
         for index, completion in zip(batch, engine.generate([prompts[i] for i in batch], params), strict=True):
-            text = completion.text.strip()
-            answers[index] = text if form == "chat" else text.partition("\n")[0].strip()
+            answers[index] = completion.text.strip()
     return answers
+
+
+def line_ends(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every token that has a line break in it."""
+    return tuple(token for token in range(tokenizer.vocab_size) if b"\n" in tokenizer.decode_bytes([token]))
 
 
 def _how_many(lengths: Sequence[int]) -> int:

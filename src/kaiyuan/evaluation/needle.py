@@ -56,13 +56,14 @@ def needle_accuracy(
             if length > context:
                 matrix.append([None] * len(depths))
                 continue
-            rows = []
-            for depth in depths:
-                rows.append([
+            rows = [
+                [
                     planted(tokenizer, filler, languages[number % len(languages)], length, depth,
                             f"needle {seed} {length} {depth} {number}", form)
                     for number in range(samples)
-                ])  # fmt: skip
+                ]
+                for depth in depths
+            ]  # fmt: skip
             matrix.append(_found(engine, rows, form))
             progress.update(len(depths) * samples)
     count = len(reachable) * len(depths) * samples

@@ -1,4 +1,4 @@
-"""The evaluation stage: every checkpoint of the run, measured alike, beside what a compressor makes of the same text."""
+"""The evaluation stage: every checkpoint of a run measured alike, beside what a compressor makes of the same text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaiyuan.corpus.pipeline import HELD_OUT, TRAIN
+from kaiyuan.evaluation.asking import Form
 from kaiyuan.evaluation.compression import DICTIONARY_BYTES, compression_by_language
 from kaiyuan.evaluation.suite import Suite, evaluate_model
 from kaiyuan.files import read_json, read_jsonl, write_json
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from kaiyuan.run import StageContext
 
 RESULTS = "results.json"
-FORMS = {"pretrain": "plain", "extend": "plain", "sft": "chat", "dpo": "chat"}
+FORMS: dict[str, Form] = {"pretrain": "plain", "extend": "plain", "sft": "chat", "dpo": "chat"}
 """The stages that leave a model, in order, and how that is asked: a base model has never seen the chat template."""
 HELD_OUT_BYTES = 2**20
 """Most held-out text per language: more would not change the third digit."""
@@ -35,6 +36,8 @@ def run(context: StageContext) -> dict[str, Any]:
         results = {name: _measured(context, name, suite, stages) for name in stages}
         compression = yardstick.result()
     write_json(context.folder / RESULTS, {"compression": compression, "stages": results})
+    for name in stages:
+        (context.folder / f"{name}.json").unlink()
     for name, result in results.items():
         say(f"evaluation: {name}: {_summary(result)}")
     for language, row in compression.items():
@@ -65,7 +68,8 @@ def make_suite(context: StageContext, documents: Sequence[Mapping[str, Any]]) ->
 
 def within(documents: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """The first documents of every language that together stay within ``limit`` bytes; at least one of each."""
-    kept, sizes = [], defaultdict(int)
+    kept: list[dict[str, Any]] = []
+    sizes: dict[str, int] = defaultdict(int)
     for document in documents:
         size, language = len(document["text"].encode("utf-8")), document["language"]
         if sizes[language] == 0 or sizes[language] + size <= limit:
@@ -82,7 +86,9 @@ def _measured(context: StageContext, name: str, suite: Suite, stages: Sequence[s
     if not path.exists():
         say(f"evaluation: {name}")
         device = pick_device(context.recipe.run)
-        result = evaluate_model(context.run / name / "model", suite, form=FORMS[name], device=device)
+        # The needle test is the dearest: base models show what the long context brings, the last model what is left.
+        needle = FORMS[name] == "plain" or name == stages[-1]
+        result = evaluate_model(context.run / name / "model", suite, form=FORMS[name], needle=needle, device=device)
         write_json(path, result)
     return read_json(path)
 

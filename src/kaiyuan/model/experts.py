@@ -65,53 +65,55 @@ class SharedExpert(nn.Module):
 
 
 class Dispatch:
-    """The order in which assignments are computed: sorted by expert, dropped ones left out.
+    """The order in which assignments are computed: sorted by expert, dropped ones last.
 
-    ``token_M`` is each computed assignment's token, ``place_M`` its index in N, ``counts`` the assignments of each
-    expert.
+    ``token_N`` is each assignment's token in that order, ``weight_N`` its combine weight and ``counts_E`` the number
+    of each expert; ``kept_N`` marks those that an expert computes, None if all are.
     """
 
     def __init__(self, routing: Routing, experts: int, top_k: int) -> None:
         order_N = torch.argsort(routing.expert_N, stable=True)
         self.counts_E = torch.bincount(routing.expert_N, minlength=experts + 1)[:experts]
-        self.place_M = order_N[: int(self.counts_E.sum())]
-        self.token_M = self.place_M // top_k if top_k > 1 else self.place_M
-        self.weight_M = routing.weight_N[self.place_M]
+        self.token_N = order_N // top_k if top_k > 1 else order_N
+        self.weight_N = routing.weight_N[order_N]
+        self.kept_N = None if routing.complete else routing.expert_N[order_N] < experts
 
 
 class _ExpertLoop(torch.autograd.Function):
-    """All experts one after the other on rows sorted by expert; (M, D) to (M, D)."""
+    """All experts one after the other on rows sorted by expert, (N, D) to (N, D); rows beyond the counts give zero."""
 
     @staticmethod
-    def forward(ctx: Any, x_MD: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts: list[int]) -> Tensor:
-        gate_up_w, down_w = gate_up_EHD.to(x_MD.dtype), down_EDF.to(x_MD.dtype)
-        hidden_MH = x_MD.new_empty(len(x_MD), gate_up_w.shape[1])
-        out_MD = torch.empty_like(x_MD)
+    def forward(ctx: Any, x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts: list[int]) -> Tensor:
+        gate_up_w, down_w = gate_up_EHD.to(x_ND.dtype), down_EDF.to(x_ND.dtype)
+        hidden_NH = x_ND.new_empty(len(x_ND), gate_up_w.shape[1])
+        out_ND = torch.empty_like(x_ND)
+        out_ND[sum(counts) :] = 0
         for expert, rows in _blocks(counts):
-            torch.mm(x_MD[rows], gate_up_w[expert].t(), out=hidden_MH[rows])
-            gate, up = hidden_MH[rows].chunk(2, dim=-1)
-            torch.mm(F.silu(gate).mul_(up), down_w[expert].t(), out=out_MD[rows])
-        ctx.save_for_backward(x_MD, hidden_MH, gate_up_w, down_w)
+            torch.mm(x_ND[rows], gate_up_w[expert].t(), out=hidden_NH[rows])
+            gate, up = hidden_NH[rows].chunk(2, dim=-1)
+            torch.mm(F.silu(gate).mul_(up), down_w[expert].t(), out=out_ND[rows])
+        ctx.save_for_backward(x_ND, hidden_NH, gate_up_w, down_w)
         ctx.counts = counts
         ctx.weight_dtype = gate_up_EHD.dtype
-        return out_MD
+        return out_ND
 
     @staticmethod
-    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
-        x_MD, hidden_MH, gate_up_w, down_w = ctx.saved_tensors
-        grad_x = torch.empty_like(x_MD)
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, hidden_NH, gate_up_w, down_w = ctx.saved_tensors
+        grad_x = torch.empty_like(x_ND)
+        grad_x[sum(ctx.counts) :] = 0
         grad_gate_up = torch.empty(gate_up_w.shape, dtype=ctx.weight_dtype)
         grad_down = torch.empty(down_w.shape, dtype=ctx.weight_dtype)
-        grad_MD = grad_MD.contiguous()
+        grad_ND = grad_ND.contiguous()
         for expert, count in enumerate(ctx.counts):
             if count == 0:
                 grad_gate_up[expert].zero_()
                 grad_down[expert].zero_()
         for expert, rows in _blocks(ctx.counts):
-            grad_act = grad_MD[rows] @ down_w[expert]
-            grad_hidden, act = swiglu_backward(grad_act, hidden_MH[rows])
-            grad_down[expert] = grad_MD[rows].t() @ act
-            grad_gate_up[expert] = grad_hidden.t() @ x_MD[rows]
+            grad_act = grad_ND[rows] @ down_w[expert]
+            grad_hidden, act = swiglu_backward(grad_act, hidden_NH[rows])
+            grad_down[expert] = grad_ND[rows].t() @ act
+            grad_gate_up[expert] = grad_hidden.t() @ x_ND[rows]
             torch.mm(grad_hidden, gate_up_w[expert], out=grad_x[rows])
         return grad_x, grad_gate_up, grad_down, None
 
@@ -126,11 +128,11 @@ def _blocks(counts: list[int]) -> list[tuple[int, slice]]:
     return blocks
 
 
-def _grouped(x_MD: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """All experts in two grouped GEMMs (GPU). Strides must be multiples of 16 bytes: sizes divisible by 8."""
+def grouped_swiglu(x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts_E: Tensor) -> Tensor:
+    """SwiGLU of every expert on its rows: (N, D) to (N, D), rows sorted by expert."""
     offsets_E = counts_E.cumsum(0).to(torch.int32)
-    hidden_MH = F.grouped_mm(x_MD, gate_up_EHD.to(x_MD.dtype).transpose(1, 2), offs=offsets_E)
-    return F.grouped_mm(swiglu(hidden_MH), down_EDF.to(x_MD.dtype).transpose(1, 2), offs=offsets_E)
+    hidden_NH = F.grouped_mm(x_ND, gate_up_EHD.to(x_ND.dtype).transpose(1, 2), offs=offsets_E)
+    return F.grouped_mm(swiglu(hidden_NH), down_EDF.to(x_ND.dtype).transpose(1, 2), offs=offsets_E)
 
 
 class Experts(nn.Module):
@@ -143,16 +145,25 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
         """The weighted sum over each token's experts, (T, D); zero for a token that no expert computes."""
-        x_MD = x_TD[dispatch.token_M]
-        if x_MD.is_cuda and x_MD.dtype == torch.bfloat16:
-            out_MD = _grouped(x_MD, self.gate_up, self.down, dispatch.counts_E)
+        x_ND = x_TD[dispatch.token_N]
+        if x_ND.is_cuda and x_ND.dtype == torch.bfloat16:
+            out_ND = self.grouped(x_ND, dispatch)
         else:
-            out_MD = self.loop(x_MD, dispatch)
-        weighted_MD = out_MD * dispatch.weight_M[:, None].to(out_MD.dtype)
-        return torch.zeros_like(x_TD).index_add(0, dispatch.token_M, weighted_MD)
+            out_ND = _ExpertLoop.apply(x_ND, self.gate_up, self.down, dispatch.counts_E.tolist())
+        weighted_ND = out_ND * dispatch.weight_N[:, None].to(out_ND.dtype)
+        return torch.zeros_like(x_TD).index_add(0, dispatch.token_N, weighted_ND)
 
-    def loop(self, x_MD: Tensor, dispatch: Dispatch) -> Tensor:
-        return _ExpertLoop.apply(x_MD, self.gate_up, self.down, dispatch.counts_E.tolist())
+    def grouped(self, x_ND: Tensor, dispatch: Dispatch) -> Tensor:
+        """All experts in two grouped GEMMs, without asking the device for the counts.
+
+        What a grouped GEMM leaves in rows beyond its groups is undefined, forwards and backwards, so those rows are
+        cut off with ``torch.where`` on both sides (0 times undefined may be NaN). Sizes must be multiples of 8 in
+        bfloat16.
+        """
+        if dispatch.kept_N is not None:
+            x_ND = torch.where(dispatch.kept_N[:, None], x_ND, 0)
+        out_ND = grouped_swiglu(x_ND, self.gate_up, self.down, dispatch.counts_E)
+        return out_ND if dispatch.kept_N is None else torch.where(dispatch.kept_N[:, None], out_ND, 0)
 
 
 def experts_reference(x_TD: Tensor, routing: Routing, top_k: int, gate_up_EHD: Tensor, down_EDF: Tensor) -> Tensor:

@@ -63,6 +63,8 @@ class Routing(NamedTuple):
     """int64; the expert the router chose, before capacity."""
     recycled_N: Tensor
     """bool; computed by another expert than the one chosen."""
+    complete: bool
+    """Whether it is certain, without looking, that no assignment was dropped."""
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -74,10 +76,14 @@ def _mix(x: Tensor) -> Tensor:
 
 def mix_seed(*numbers: int) -> int:
     """One 62-bit seed out of several numbers (run, step, layer, ...), without any of them cancelling another."""
-    seed = torch.zeros((), dtype=torch.int64)
+    whole = 2**64 - 1
+    seed = 0
     for number in numbers:
-        seed = _mix(seed + number % 2**62 + _MIX_A)
-    return int(seed) & (2**62 - 1)
+        seed = (seed + number + _MIX_A) & whole
+        seed = ((seed ^ (seed >> 30)) * _MIX_B) & whole
+        seed = ((seed ^ (seed >> 27)) * _MIX_A) & whole
+        seed ^= seed >> 31
+    return seed & (2**62 - 1)
 
 
 def random_bits(count: int, seed: int, device: torch.device | str) -> Tensor:
@@ -124,7 +130,7 @@ def route(
     prob_TK, choice_TK = probs_TE.topk(top_k, dim=-1) if top_k > 1 else probs_TE.max(dim=-1, keepdim=True)
     choice_N = choice_TK.flatten()
     expert_N, recycled_N = choice_N, torch.zeros_like(choice_N, dtype=torch.bool)
-    weight_TK = prob_TK
+    weight_TK, complete = prob_TK, True
     capacity = policy.capacity(tokens, top_k, experts)
     if policy.mode != "dropless" and capacity < tokens:
         hash_N = _token_hash(probs_TE, mix_seed(policy.seed, seed)).repeat_interleave(top_k)
@@ -132,6 +138,7 @@ def route(
             hash_N = _mix(hash_N + choice_N) & (2**62 - 1)
         over_N = _ranks(choice_N, _precedence(policy, prob_TK.flatten(), hash_N), experts) >= capacity
         expert_N = torch.where(over_N, experts, choice_N)
+        complete = policy.mode == "recycle" and top_k == 1 and capacity * experts >= tokens
         if policy.mode == "recycle":
             expert_N = _recycle(expert_N, hash_N, experts, capacity, mix_seed(policy.seed, seed, 1))
             expert_N = _without_repeats(expert_N.view(tokens, top_k), experts).flatten()
@@ -140,7 +147,7 @@ def route(
         weight_TK = probs_TE.gather(1, safe_TK) * (expert_N < experts).view(tokens, top_k)
     if renormalize:
         weight_TK = weight_TK / weight_TK.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).eps)
-    return Routing(expert_N, weight_TK.flatten(), choice_N, recycled_N)
+    return Routing(expert_N, weight_TK.flatten(), choice_N, recycled_N, complete)
 
 
 def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ Curve = dict[str, list[float]]
 
 MOST_POINTS = 400
 MOST_COLUMNS = 120
+_ROUTER = ("recycled", "dropped", "entropy", "violation")
 
 
 def curve(x: Sequence[float], y: Sequence[float | None]) -> Curve:
@@ -44,16 +45,19 @@ def thinned(points: Curve, most: int = MOST_POINTS) -> Curve:
 
 
 def smoothed(points: Curve, window: int | None = None) -> Curve:
-    """Centred moving average over ``window`` points (default: a fortieth of all), shorter at both ends."""
+    """Centred moving average over ``window`` points; by default over a fortieth of all, but at least seven, or a third
+    of very few. At the steep start the window is as long as it can be on both sides, at the end it looks back.
+    """
     count = len(points["y"])
-    half = (window or max(1, count // 40)) // 2
+    half = (window or min(max(7, count // 40), count // 3)) // 2
     sums = [0.0]
     for value in points["y"]:
         sums.append(sums[-1] + value)
     means = []
     for index in range(count):
-        reach = min(half, index, count - 1 - index)
-        means.append(_short((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)))
+        before = min(half, index)
+        after = min(before, count - 1 - index)
+        means.append(_short((sums[index + after + 1] - sums[index - before]) / (before + after + 1)))
     return thinned({"x": points["x"], "y": means})
 
 
@@ -75,20 +79,28 @@ def router_curves(lines: Sequence[Line], x: Sequence[float]) -> dict[str, Any]:
     """What routers did: ``load`` [layer][expert][column] as a multiple of the fair share, ``columns`` (x of each), and
     for each of recycled, dropped, entropy, violation: mean, lowest and highest over layers.
     """
-    found = [(place, line["router"]) for place, line in zip(x, lines, strict=True) if line.get("router")]
+    found = [(place, line["router"]) for place, line in zip(x, lines, strict=True) if _is_whole(line.get("router"))]
     if not found:
         return {}
     places = [place for place, _ in found]
     routers = [router for _, router in found]
     curves: dict[str, Any] = {
         name: _over_layers(places, [router[name] for router in routers])
-        for name in ("recycled", "dropped", "entropy", "violation")
+        for name in _ROUTER
         if name in routers[0]
     }
     columns = _stretches(len(found), MOST_COLUMNS)
     curves["columns"] = [places[stretch[-1]] for stretch in columns]
     curves["load"] = _load_maps([router["load"] for router in routers], columns)
     return curves
+
+
+def _is_whole(router: Mapping[str, Any] | None) -> bool:
+    """Whether there are router metrics and all of them are numbers."""
+    if not router:
+        return False
+    loads = [value for layer in router["load"] for value in layer]
+    return all(map(is_number, loads)) and all(is_number(value) for name in _ROUTER for value in router.get(name, ()))
 
 
 def _over_layers(x: Sequence[float], values: Sequence[Sequence[float]]) -> dict[str, list[float]]:

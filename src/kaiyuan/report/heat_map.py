@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kaiyuan.report.html import Markup, data_script, tag
+from kaiyuan.report.line_chart import x_tick
+from kaiyuan.report.numbers import quantity
 
 LEVELS = 9
 
@@ -51,10 +53,12 @@ def heat_map(
         "kind": "heat", "row": row_name, "unit": unit, "columnUnit": column_unit, "columns": list(columns),
         "values": [[round(value, 2) for value in row] for row in values],
     })  # fmt: skip
+    last = f"{quantity(columns[-1])} {column_unit}"
     plot = tag(
         "div",
         tag("div", *labels, class_="ys", aria_hidden="true"),
         tag("div", drawing, class_="canvas"),
+        tag("div", x_tick(0, "0"), x_tick(1, last), class_="xs", aria_hidden="true"),
         class_="plot heat",
     )
     return tag("figure", tag("figcaption", tag("strong", title)), plot, readout, class_="chart")
@@ -73,5 +77,6 @@ def _runs(levels: Sequence[int]) -> list[tuple[int, int, int]]:
 
 def scale_key(low: str, middle: str, high: str) -> Markup:
     """The colour scale with names for its ends and its middle."""
-    shades = tag("span", *(tag("i", class_=f"b{shade}") for shade in range(LEVELS)), class_="shades")
-    return tag("div", tag("span", low), shades, tag("span", f"{middle} · {high}" if middle else high), class_="key")
+    shades = tag("div", *(tag("i", class_=f"b{shade}") for shade in range(LEVELS)), class_="shades")
+    names = tag("div", tag("span", low), tag("span", middle), tag("span", high), class_="names")
+    return tag("div", shades, names, class_="key")

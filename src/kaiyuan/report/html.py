@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 _VOID = {"br", "col", "hr", "link", "meta"}
@@ -36,10 +36,10 @@ def _visible(text: str) -> str:
 
 
 def _is_unsafe(letter: str) -> bool:
-    if letter in "\n\t" or letter.isascii() and letter.isprintable():
+    if letter in "\n\t" or (letter.isascii() and letter.isprintable()):
         return False
     kind = unicodedata.category(letter)
-    return kind in ("Cc", "Cs") or kind == "Cf" and letter not in "\u200c\u200d"
+    return kind in ("Cc", "Cs") or (kind == "Cf" and letter not in "\u200c\u200d")
 
 
 def join(parts: Iterable[Content]) -> Markup:
@@ -47,7 +47,7 @@ def join(parts: Iterable[Content]) -> Markup:
     return Markup("".join(escape(part) for part in parts))
 
 
-def tag(name: str, *children: Content, **attributes: Content | bool) -> Markup:
+def tag(name: str, /, *children: Content, **attributes: Content | bool) -> Markup:
     """One element. ``class_`` means ``class`` and ``aria_label`` ``aria-label``; None and False leave one out."""
     shown = []
     for key, value in attributes.items():
@@ -67,12 +67,21 @@ def data_script(value: Any) -> Markup:
     return Markup(f'<script type="application/json">{text}</script>')
 
 
-def table(head: Iterable[Content], rows: Iterable[Iterable[Content]], caption: str = "", class_: str = "") -> Markup:
-    """A table that scrolls sideways where it is too wide. The first cell of every row is its heading."""
+def table(
+    head: Iterable[Content],
+    rows: Iterable[Iterable[Content]],
+    caption: str = "",
+    class_: str = "",
+    groups: Container[int] = (),
+) -> Markup:
+    """A table that scrolls sideways where it is too wide. The first cell of every row is its heading; ``groups`` are
+    the rows with a line above them.
+    """
     columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))
     body = []
-    for first, *rest in rows:
-        body.append(tag("tr", tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)))
+    for number, (first, *rest) in enumerate(rows):
+        cells = [tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)]
+        body.append(tag("tr", *cells, class_="group" if number in groups else None))
     title = tag("caption", caption) if caption else None
     inner = tag("table", title, tag("thead", columns), tag("tbody", *body), class_=class_ or None)
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption or "table")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kaiyuan.report.html import Markup, data_script, details, join, table, tag
-from kaiyuan.report.numbers import quantity
+from kaiyuan.report.numbers import quantity, signed
 from kaiyuan.report.scale import Axis, axis, log_axis
 
 SIZE = 1000
@@ -63,7 +63,7 @@ def line_chart(
     zero: bool = False,
     shades: Sequence[Shade] = (),
     marks: Sequence[Mark] = (),
-    y_text: Callable[[float], str] = quantity,
+    y_text: Callable[[float], str] = signed,
     x_text: Callable[[float], str] = quantity,
     top: float | None = None,
 ) -> Markup | None:
@@ -97,13 +97,14 @@ def line_chart(
     )
     below = tag("div", x_label, class_="x-label") if x_label else None
     caption = tag("figcaption", tag("strong", title), tag("span", unit, class_="unit") if unit else None)
-    return tag("figure", caption, legend(series, shades), plot, below, _readout(series, x_axis, y_axis, x_label, y_text),
-               _table(title, series, x_label, x_text, y_text), class_="chart")  # fmt: skip
+    readout = _readout(series, x_axis, y_axis, x_label, y_text)
+    numbers = _table(title, series, x_label, x_text, y_text)
+    return tag("figure", caption, legend(series, shades), plot, below, readout, numbers, class_="chart")
 
 
 def legend(series: Sequence[Series], shades: Sequence[Shade] = ()) -> Markup | None:
-    """Names beside samples of their lines; a single line needs none."""
-    items = [tag("li", line.name, class_=f"{line.color} {line.kind}") for line in series]
+    """Names beside samples of their lines; a single line needs none, and a faint one goes with a strong one."""
+    items = [tag("li", line.name, class_=f"{line.color} {line.kind}") for line in series if line.kind != "faint"]
     items += [tag("li", shade.label, class_="shade") for shade in shades[:1]]
     return tag("ul", *items, class_="legend") if len(items) > 1 else None
 
@@ -153,7 +154,13 @@ def _y_tick(tick: float, y_axis: Axis, text: Callable[[float], str]) -> Markup:
 
 
 def _x_ticks(x_axis: Axis, text: Callable[[float], str]) -> list[Markup]:
-    return [tag("span", text(tick), style=f"left:{100 * x_axis.place(tick):.2f}%") for tick in x_axis.ticks]
+    return [x_tick(x_axis.place(tick), text(tick)) for tick in x_axis.ticks]
+
+
+def x_tick(place: float, text: str) -> Markup:
+    """A label under the plot, kept within it at both ends."""
+    side = "first" if place < 0.03 else "last" if place > 0.95 else None
+    return tag("span", text, style=f"left:{100 * place:.2f}%", class_=side)
 
 
 def _readout(

@@ -6,7 +6,7 @@ import math
 
 from kaiyuan.progress import duration, quantity
 
-__all__ = ["binary", "byte_count", "decimal", "duration", "integer", "interval", "percent", "quantity", "times"]
+__all__ = ["binary", "byte_count", "decimal", "duration", "integer", "interval", "percent", "quantity", "signed"]
 
 MISSING = "–"
 
@@ -31,9 +31,9 @@ def interval(low: float, high: float) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
 
-def times(ratio: float) -> str:
-    """``1.25×``"""
-    return f"{ratio:.2f}×"
+def signed(value: float) -> str:
+    """``−1.5K``: a value of an axis."""
+    return quantity(value).replace("-", "−")
 
 
 def binary(size: float) -> str:

@@ -1,0 +1,28 @@
+"""The report of a run: report.html, one file that works offline, and report.json with the numbers behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kaiyuan.report.data import report_data
+
+__all__ = ["report_data", "write_report"]
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` and ``report.json`` into the run folder ``run``; returns the path of the former.
+
+    A run whose stages are not all there gets a report that says which are missing. A ``DataError`` names a file that
+    is damaged, or the folder if there is none.
+    """
+    from kaiyuan.errors import DataError
+    from kaiyuan.files import write_json, write_text
+    from kaiyuan.report.page import page
+
+    run = Path(run)
+    if not run.is_dir():
+        raise DataError(f"{run}: no such run folder")
+    data = report_data(run)
+    write_json(run / "report.json", data)
+    write_text(run / "report.html", page(data))
+    return run / "report.html"
