@@ -24,7 +24,13 @@ class RuleEngine:
         assert params.temperature == 0
         self.prompts += prompts
         self.batches.append(len(prompts))
-        return [Completion([], self.rule(self.tokenizer.decode(ids)), "stop", []) for ids in prompts]
+        return [self._completion(self.tokenizer.decode(ids), params) for ids in prompts]
+
+    def _completion(self, prompt: str, params: SamplingParams) -> Completion:
+        """Ends before the first stop token, as every engine does."""
+        ids = self.tokenizer.encode(self.rule(prompt))
+        end = next((index for index, token in enumerate(ids) if token in params.stop_token_ids), len(ids))
+        return Completion(ids[:end], self.tokenizer.decode(ids[:end]), "stop", [0.0] * end)
 
 
 def last_number(text: str) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rule_engine import RuleEngine
 
-from kaiyuan.evaluation.asking import greedy_answers, question_ids
+from kaiyuan.evaluation.asking import greedy_answers, line_ends, question_ids
 from kaiyuan.evaluation.tasks import evaluate_tasks
 from kaiyuan.synthesis.problems import Problem, generate_problems, solve
 from kaiyuan.tokenizer import Tokenizer, render_chat
@@ -42,6 +42,12 @@ def test_a_base_model_is_asked_in_plain_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(ids[1:]) == "问：4加5等于多少？\n答："
     about = question_ids(tokenizer, "Who?", "en", "plain", "A text.")
     assert tokenizer.decode(about[1:]) == "A text.\n\nQ: Who?\nA:"
+
+
+def test_a_line_ends_with_every_token_that_has_a_line_break(tokenizer: Tokenizer) -> None:
+    ends = line_ends(tokenizer)
+    assert tokenizer.encode("\n")[0] in ends
+    assert {token for token in range(tokenizer.vocab_size) if "\n" in tokenizer.decode([token])} == set(ends)
 
 
 def test_only_the_first_line_of_a_plain_answer_counts(tokenizer: Tokenizer) -> None:

@@ -74,12 +74,15 @@ def fit_parametric(runs: Sequence[TrainingRun], *, delta: float = 1e-3) -> Param
     centre_n, centre_d = float(log_n.mean()), float(log_d.mean())
     x, y = log_n - centre_n, log_d - centre_d
     found = [_descend(start, x, y, loss, delta) for start in _starts(x, y, np.exp(loss))]
-    _, (log_e, log_a, log_b, a, b) = min(found)
+    error, (log_e, log_a, log_b, a, b) = min(found)
+    log_a, log_b = log_a + a * centre_n, log_b + b * centre_d
+    if not (error < math.inf and 0 < a < 10 and 0 < b < 10 and max(log_e, log_a, log_b) < 600):
+        raise DataError("no parametric law fits: the loss does not fall with both model size and data as it should")
     return ParametricLaw(
         irreducible=math.exp(log_e),
-        size_scale=math.exp(log_a + a * centre_n),
+        size_scale=math.exp(log_a),
         size_exponent=a,
-        data_scale=math.exp(log_b + b * centre_d),
+        data_scale=math.exp(log_b),
         data_exponent=b,
     )
 
@@ -120,5 +123,5 @@ def _descend(
         return value
 
     optimizer.step(closure)
-    value = float(closure())
+    value = float(closure().detach())
     return (value if math.isfinite(value) else math.inf), tuple(point.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    reader = csv.DictReader(_text(path).split("\n"), skipinitialspace=True, strict=True)
+    reader = csv.DictReader(io.StringIO(_text(path)), skipinitialspace=True, strict=True)
     try:
         for row in reader:
             yield reader.line_num, {name: _number(cell) for name, cell in row.items() if name and cell}
