@@ -30,6 +30,14 @@ def quantity(number: float) -> str:
     return f"{number:.3g}"
 
 
+def size(count: float) -> str:
+    """``count`` bytes for people, in binary units: ``1.23 GiB``."""
+    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
 class Progress:
     """Counts work done out of ``total`` and shows rate, ETA and the numbers that matter on standard error.
 

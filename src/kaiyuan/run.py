@@ -24,7 +24,7 @@ from typing import Any
 from kaiyuan import __version__
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.files import fingerprint, read_json, replace_folder, sha256_of, write_json, write_text
-from kaiyuan.progress import duration, quantity, say
+from kaiyuan.progress import duration, say, size
 from kaiyuan.recipe import Recipe, dump
 
 MANIFEST = "manifest.json"
@@ -139,7 +139,7 @@ def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> None:
     }  # fmt: skip
     write_json(partial / MANIFEST, manifest)
     replace_folder(partial, done)
-    say(f"{item.name}: done in {duration(seconds)}, peak memory {quantity(peak_memory())}B")
+    say(f"{item.name}: done in {duration(seconds)}, peak memory {size(peak_memory())}")
 
 
 def _manifest_of(run: Path, name: str) -> dict[str, Any]:

@@ -104,11 +104,11 @@ def _line(rng: Random, step: int, tokens: int, loss: float, lr: float, speed: fl
         "time": {"seconds": 0.41 / speed, "tokens_per_second": tokens * speed / 0.41 * rng.uniform(0.93, 1.05)},
     }  # fmt: skip
     if step % 10 == 0 or last:
-        line["router"] = _router(rng, step)
+        line["router"] = router_line(rng, step)
     return line
 
 
-def _router(rng: Random, step: int) -> dict[str, Any]:
+def router_line(rng: Random, step: int) -> dict[str, Any]:
     load, uneven = [], 1.1 * math.exp(-step / 90) + 0.16
     for layer in range(LAYERS):
         raw = [math.exp(uneven * math.sin(3.1 * n + 1.7 * layer) + rng.gauss(0, 0.07)) for n in range(EXPERTS)]
@@ -203,8 +203,8 @@ def _tasks(rng: Random, share: float) -> dict[str, Any]:
     for number in range(480):
         kind, language = KINDS[number % len(KINDS)], ("en", "zh")[number // len(KINDS) % 2]
         prompt = f"What is {number} + 47?" if language == "en" else f"{number}加上47等于多少？"
-        right = rng.random() < share + 0.2 * math.sin(KINDS.index(kind))
-        said = str(number + 47) if right else HOSTILE if number == 1 else f"The answer is {number}."
+        right = rng.random() < share + 0.2 * math.sin(KINDS.index(kind)) and number > 0
+        said = str(number + 47) if right else f"The answer is {number}." if number > 0 else HOSTILE
         answers.append({"prompt": prompt + (HOSTILE if number == 2 else ""), "expected": str(number + 47),
                         "answer": said, "correct": right, "kind": kind, "language": language})  # fmt: skip
 

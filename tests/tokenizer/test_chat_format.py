@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PIECES, texts
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizer_texts import PIECES, texts
 
 from kaiyuan.errors import DataError
 from kaiyuan.tokenizer import Message, Tokenizer, render_chat, render_training

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from conftest import texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_texts import texts
 
 from kaiyuan.errors import CheckpointError
 from kaiyuan.tokenizer import Tokenizer, load_tiktoken, load_tokenizer

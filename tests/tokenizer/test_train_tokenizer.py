@@ -44,7 +44,7 @@ def test_the_same_text_gives_the_same_bytes_on_any_number_of_cores(
     expected = saved(tokenizer, tmp_path / "a")
     assert saved(train_tokenizer(shuffled, 1000), tmp_path / "b") == expected
     code = (
-        "import sys; from conftest import training_texts; from kaiyuan.tokenizer import train_tokenizer\n"
+        "import sys; from tokenizer_texts import training_texts; from kaiyuan.tokenizer import train_tokenizer\n"
         "train_tokenizer(training_texts(), 1000).save(sys.argv[1])"
     )
     here = str(Path(__file__).parent)

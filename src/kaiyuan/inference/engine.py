@@ -142,7 +142,7 @@ class Engine:
     def _stops(self, params: SamplingParams) -> frozenset[int]:
         ends: tuple[int, ...] = ()
         if self.tokenizer is not None and not params.ignore_eos:
-            ends = (self.tokenizer.eos_id, self.tokenizer.document_end_id)
+            ends = tuple(self.tokenizer.end_ids)
         return frozenset((*ends, *params.stop_token_ids))
 
     @torch.inference_mode()

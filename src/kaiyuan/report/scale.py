@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_MANTISSAS = ((1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), (1, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,))
+_MOST_TICKS = 7
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -39,16 +42,16 @@ def axis(values: Iterable[float], *, zero: bool = False, fit: bool = False, tick
 
 
 def log_axis(values: Iterable[float]) -> Axis:
-    """A logarithmic axis over the positive ``values``; as many round ticks as are readable."""
+    """A logarithmic axis over the positive ``values``; as many round ticks as are readable, seven at most."""
     found = [value for value in values if value > 0]
     low, high = min(found, default=1.0) * 0.97, max(found, default=10.0) * 1.03
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for mantissas in ((1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), (1, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
+    for mantissas in _MANTISSAS:
         ticks = [_exact(mantissa * 10.0**power) for power in powers for mantissa in mantissas]
         inside = tuple(tick for tick in ticks if low <= tick <= high)
-        if len(inside) <= 7:
+        if len(inside) <= _MOST_TICKS:
             return Axis(low, high, inside, log=True)
-    return Axis(low, high, inside, log=True)
+    return Axis(low, high, inside[:: math.ceil(len(inside) / _MOST_TICKS)], log=True)
 
 
 def _round_step(rough: float) -> float:

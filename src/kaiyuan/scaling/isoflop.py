@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaiyuan.errors import DataError, listing
-from kaiyuan.scaling.law import PowerLaw, ScalingLaw
+from kaiyuan.scaling.law import PowerLaw, ScalingLaw, TrainingCost
 from kaiyuan.scaling.runs import TrainingRun
 
 Array = NDArray[np.float64]
@@ -114,6 +114,21 @@ def _power_law(exponent: float, log_coefficient: float) -> PowerLaw:
     if not (abs(exponent) < _STEEPEST and abs(log_coefficient) < 600):
         raise DataError(f"the curves' minima follow no power law: the exponent would be {exponent:.3g}")
     return PowerLaw(math.exp(log_coefficient), exponent)
+
+
+def fit_cost(runs: Sequence[TrainingRun]) -> TrainingCost:
+    """``C = (p N + t) D`` as the runs' own FLOPs have it: the paper's constants where these came from its form.
+
+    Least squares of relative errors. A ``DataError`` if more parameters would cost less.
+    """
+    sizes = np.array([run.active_parameters for run in runs])
+    per_token = np.array([run.flops / run.tokens for run in runs])
+    terms = np.stack([sizes, np.ones_like(sizes)], axis=1) / per_token[:, None]
+    scale = np.linalg.norm(terms, axis=0)
+    slope, constant = np.linalg.lstsq(terms / scale, np.ones_like(sizes), rcond=None)[0] / scale
+    if slope <= 0:
+        raise DataError("the runs' FLOPs per token do not grow with their active parameters: check both columns")
+    return TrainingCost(float(slope), max(0.0, float(constant)))
 
 
 def fit_isoflop(

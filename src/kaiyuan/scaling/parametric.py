@@ -58,6 +58,11 @@ class ParametricLaw:
         return rising * share - falling
 
 
+def rms_error(law: ParametricLaw, runs: Sequence[TrainingRun]) -> float:
+    """How far the law is from the runs' losses, in nats: the root of the mean square."""
+    return math.sqrt(sum((law.loss(run.active_parameters, run.tokens) - run.loss) ** 2 for run in runs) / len(runs))
+
+
 def fit_parametric(runs: Sequence[TrainingRun], *, delta: float = 1e-3) -> ParametricLaw:
     """The law that fits ``runs`` best; ``delta`` is where the Huber loss of log residuals turns linear.
 

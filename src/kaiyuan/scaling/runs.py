@@ -159,5 +159,6 @@ def _clusters(runs: Sequence[TrainingRun], tolerance: float) -> dict[float, list
         low, high = cluster[0].flops, cluster[-1].flops
         if high > low * (1 + tolerance) ** 2:
             raise DataError(f"budgets from {low:.3g} to {high:.3g} FLOPs run into one another: list the budgets meant")
-        groups[math.exp(sum(math.log(run.flops) for run in cluster) / len(cluster))] = cluster
+        mean = math.exp(sum(math.log(run.flops) for run in cluster) / len(cluster))
+        groups[float(f"{mean:.12g}")] = cluster
     return groups

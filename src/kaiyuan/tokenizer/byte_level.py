@@ -1,5 +1,8 @@
 """Byte-level BPE as Hunyuan-Large has it: NFC, then cl100k's pattern with digits one by one, then bytes.
 
+NFC is that of ``tokenizers``, which knows an older Unicode than Python does: a few rare combining marks (N'Ko, Arabic
+extensions) in an unusual order keep that order, where the release's Python code sorts them.
+
 The ``tokenizers`` library writes a byte as one printable character ("Ġ" for a space), GPT-2's way; that alphabet is in
 ``BYTE_TO_CHAR``.
 """
