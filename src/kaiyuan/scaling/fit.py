@@ -14,7 +14,15 @@ from pydantic import Field, ValidationError, model_validator
 from kaiyuan.errors import ConfigError, DataError, listing
 from kaiyuan.files import write_json, write_jsonl, write_text
 from kaiyuan.scaling.isoflop import IsoFlopFit, fit_cost, fit_isoflop
-from kaiyuan.scaling.law import PAPER_BUDGETS, PAPER_COST, PAPER_LAW, PowerLaw, ScalingLaw, TrainingCost, minimum_compute
+from kaiyuan.scaling.law import (
+    PAPER_BUDGETS,
+    PAPER_COST,
+    PAPER_LAW,
+    PowerLaw,
+    ScalingLaw,
+    TrainingCost,
+    minimum_compute,
+)
 from kaiyuan.scaling.parametric import ParametricLaw, fit_parametric, rms_error
 from kaiyuan.scaling.plan import DAY
 from kaiyuan.scaling.runs import group_by_budget, read_runs

@@ -32,9 +32,7 @@ def render_scale(
 
 
 def _sweep(sweep: Sequence[SweepRun]) -> Section:
-    rows = [
-        (scientific(run.flops), run.preset, quantity(run.active_parameters), quantity(run.tokens)) for run in sweep
-    ]
+    rows = [(scientific(run.flops), run.preset, quantity(run.active_parameters), quantity(run.tokens)) for run in sweep]
     note = f"{len(sweep)} runs, {scientific(sum(run.flops for run in sweep))} FLOPs in all"
     return Section("Runs for isoFLOP curves", rows, ("FLOPs", "preset", "active parameters", "tokens"), (note,))
 

@@ -51,9 +51,7 @@ class IsoFlopFit:
     resampled: tuple[ScalingLaw, ...]
     warnings: tuple[str, ...]
 
-    def interval(
-        self, quantity: Callable[[ScalingLaw], float], confidence: float = 0.95
-    ) -> tuple[float, float] | None:
+    def interval(self, quantity: Callable[[ScalingLaw], float], confidence: float = 0.95) -> tuple[float, float] | None:
         """The percentile bootstrap interval of anything that follows from the law: an exponent, N_opt at a budget."""
         if not self.resampled:
             return None
@@ -63,7 +61,11 @@ class IsoFlopFit:
 
 
 def fit_curve(flops: float, runs: Sequence[TrainingRun]) -> Curve:
-    """The parabola through one budget's runs; a ``DataError`` names the curve if it shows no best size."""
+    """The parabola through one budget's runs.
+
+    A ``DataError`` names the curve if it shows no best size: fewer than three sizes, or a minimum, of the parabola or
+    of the runs themselves, that is not between the smallest and the largest model.
+    """
     runs = tuple(sorted(runs, key=lambda run: run.active_parameters))
     sizes = _log_sizes(runs)
     name = f"curve {flops:.3g} FLOPs"
@@ -75,10 +77,13 @@ def fit_curve(flops: float, runs: Sequence[TrainingRun]) -> Curve:
     if curvature <= 0:
         raise DataError(f"{name}: no minimum, its losses do not rise on both sides of any size")
     best = centre - slope / (2 * curvature)
-    if not sizes[0] < best < sizes[-1]:
-        side, direction = ("largest", "larger") if best >= sizes[-1] else ("smallest", "smaller")
-        raise DataError(f"{name}: no interior minimum, the loss still falls at the {side} model "
-                        f"({math.exp(sizes[-1] if side == 'largest' else sizes[0]):.3g}): add {direction} ones")  # fmt: skip
+    lowest_run = sizes[np.argmin([run.loss for run in runs])]
+    if not sizes[0] < min(best, lowest_run) <= max(best, lowest_run) < sizes[-1]:
+        end, add = (runs[-1], "larger") if max(best, lowest_run) >= sizes[-1] else (runs[0], "smaller")
+        raise DataError(
+            f"{name}: no interior minimum, the loss still falls at the last model "
+            f"({end.active_parameters:.3g} parameters); add {add} ones"
+        )
     tokens = float(_tokens_at(np.array([best]), flops, runs)[0])
     lowest = constant - slope**2 / (4 * curvature)
     return Curve(flops, runs, math.exp(best), tokens, float(lowest), float(curvature))
@@ -131,9 +136,7 @@ def fit_cost(runs: Sequence[TrainingRun]) -> TrainingCost:
     return TrainingCost(float(slope), max(0.0, float(constant)))
 
 
-def fit_isoflop(
-    groups: Mapping[float, Sequence[TrainingRun]], *, draws: int = 1000, seed: int = 0
-) -> IsoFlopFit:
+def fit_isoflop(groups: Mapping[float, Sequence[TrainingRun]], *, draws: int = 1000, seed: int = 0) -> IsoFlopFit:
     """Fit each budget's curve and the power laws through their minima.
 
     ``groups`` come from ``runs.group_by_budget``. Curves without an interior minimum are left out with a warning; a

@@ -120,9 +120,7 @@ def _descend(
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         log_e, log_a, log_b, a, b = point
-        predicted = torch.logsumexp(
-            torch.stack([log_e.expand_as(size), log_a - a * size, log_b - b * data]), dim=0
-        )
+        predicted = torch.logsumexp(torch.stack([log_e.expand_as(size), log_a - a * size, log_b - b * data]), dim=0)
         value = torch.nn.functional.huber_loss(predicted, target, delta=delta, reduction="sum") / delta**2
         value.backward()
         return value

@@ -86,7 +86,7 @@ def _law_panel(fit: IsoFlopFit, left: float) -> list[str]:
     x, y = _x_axis(budgets, left), _y_axis([*sizes, *map(PAPER_LAW.parameters, ends)], log=True)
     law = fit.law.parameters
     title = f"Best size = {law.coefficient:.3g} C^{law.exponent:.4g} (dashed: the paper)"
-    parts = _frame(title, "compute in FLOPs", x, y, scientific, quantity)
+    parts = _frame(title, "compute in FLOPs", x, y, _power, quantity)
     parts.append(_line([(end, PAPER_LAW.parameters(end)) for end in ends], x, y, 'class="paper"'))
     parts.append(_line([(end, law(end)) for end in ends], x, y, 'class="curve" stroke="#333"'))
     for number, (budget, size) in enumerate(zip(budgets, sizes, strict=True)):
@@ -137,6 +137,11 @@ def _line(points: Iterable[tuple[float, float]], x: _Axis, y: _Axis, attributes:
 def _dot(x: float, y: float, radius: float, color: str, label: str) -> str:
     title = f"<title>{label}</title>" if label else ""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{color}">{title}</circle>'
+
+
+def _power(value: float) -> str:
+    """``5e18``"""
+    return f"{value:g}".replace("e+", "e")
 
 
 def _color(number: int, count: int) -> str:

@@ -1,4 +1,4 @@
-"""What a training run and the model that comes out of it will cost: computed from the config alone, before you pay."""
+"""What a training run and its model will cost: computed from the config alone, before you pay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.flops import Flops, KVBytes, ParameterCount
 from kaiyuan.scaling.law import PAPER_COST, PAPER_LAW, Optimum, exact_flops
 from kaiyuan.scaling.memory import (
-    GIB, USABLE, InferenceMemory, TrainingMemory, inference_memory, least_gpus, training_memory,
+    GIB,
+    USABLE,
+    InferenceMemory,
+    TrainingMemory,
+    inference_memory,
+    least_gpus,
+    training_memory,
 )  # fmt: skip
 
 DAY = 86_400

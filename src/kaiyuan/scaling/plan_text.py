@@ -30,9 +30,7 @@ def _parameters(plan: Plan) -> Section:
     ]
     rows = [(name, quantity(total), quantity(active), f"{active / count.active:.1%}") for name, total, active in parts]
     note = f"Active without the embedding: {quantity(count.active_without_embedding)} (the scaling law's N)."
-    return Section(
-        f"{plan.model}: parameters", rows, ("", "total", "active a token", "share of active"), (note,)
-    )
+    return Section(f"{plan.model}: parameters", rows, ("", "total", "active a token", "share of active"), (note,))
 
 
 def _training_memory(plan: Plan) -> Section:

@@ -132,9 +132,7 @@ def group_by_budget(
     return {budget: sorted(group, key=lambda run: run.active_parameters) for budget, group in sorted(groups.items())}
 
 
-def _nearest(
-    runs: Sequence[TrainingRun], budgets: Sequence[float], tolerance: float
-) -> dict[float, list[TrainingRun]]:
+def _nearest(runs: Sequence[TrainingRun], budgets: Sequence[float], tolerance: float) -> dict[float, list[TrainingRun]]:
     groups: dict[float, list[TrainingRun]] = {budget: [] for budget in budgets}
     strays = []
     for run in runs:

@@ -36,7 +36,9 @@ def render(sections: Sequence[Section]) -> str:
     console = Console(file=stream, force_terminal=terminal, width=width, highlight=False, legacy_windows=False)
     for number, section in enumerate(sections):
         console.print(Text(("\n" if number else "") + section.title, style="bold"))
-        table = Table(box=None, show_header=bool(section.head), pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+        table = Table(
+            box=None, show_header=bool(section.head), pad_edge=False, padding=(0, 3, 0, 0), header_style="dim"
+        )
         columns = max(map(len, [section.head, *section.rows]), default=0)
         for index in range(columns):
             name = section.head[index] if index < len(section.head) else ""

@@ -25,7 +25,8 @@ from kaiyuan.synthesis.kinds import Problem
 class Responder(Protocol):
     """Something that answers: a model behind an API, or a rule."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def respond(self, problem: Problem, rng: Random) -> str: ...
 
@@ -78,7 +79,7 @@ def answers_by_kind(problems: Iterable[Problem]) -> dict[tuple[str, str], list[s
 
 
 def evolve(problem: Problem, rng: Random) -> Problem:
-    """The same problem in a more demanding frame: politely, tersely, or with an instruction on the form of the answer."""
+    """The same problem in a more demanding frame: politely, tersely, or with a wish for the form of the answer."""
     frames = {
         "en": ("{} Answer briefly.", "Please help me: {}", "Quick question. {}", "{}"),
         "zh": ("{}请简短回答。", "请帮帮我：{}", "请问，{}", "{}"),

@@ -30,16 +30,17 @@ def run(context: StageContext) -> dict[str, Any]:
     train = write_shards(documents, tokenizer.for_documents(), context.folder / "shards", "train")
     if held_out:
         write_shards(held_out, tokenizer.for_documents(), context.folder / "shards", "heldout")
+    rates = compression(tokenizer, held_out or documents)
     report = {
         "vocab_size": tokenizer.vocab_size,
         "trained": not section.path,
-        "characters_per_token": compression(tokenizer, held_out or documents),
+        "characters_per_token": rates,
         "shards": {label: {"tokens": entry["tokens"], "documents": entry["documents"], "bytes": entry["bytes"]}
                    for label, entry in train["labels"].items()},
     }  # fmt: skip
     write_json(context.folder / "report.json", report)
-    rates = ", ".join(f"{language} {rate:.2f}" for language, rate in report["characters_per_token"].items())
-    say(f"tokenizer: {tokenizer.vocab_size} ids; characters per token: {rates}")
+    shown = ", ".join(f"{language} {rate:.2f}" for language, rate in rates.items())
+    say(f"tokenizer: {tokenizer.vocab_size} ids; characters per token: {shown}")
     return report
 
 

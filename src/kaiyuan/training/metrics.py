@@ -23,7 +23,7 @@ def router_metrics(layers: list[RouterStats]) -> dict[str, Any]:
         "dropped": [round(float(stats.dropped), 5) for stats in layers],
         "recycled": [round(float(stats.recycled), 5) for stats in layers],
         "entropy": [round(float(stats.entropy), 4) for stats in layers],
-        "balance_loss": [round(float(stats.balance_loss), 5) for stats in layers],
+        "balance_loss": [round(float(stats.balance_loss.detach()), 5) for stats in layers],
     }
 
 

@@ -47,16 +47,15 @@ def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **mo
         ratio = PAPER_RATIO if x is None else expert_lr_ratio(x, reading=section.ratio_reading)
     same = ("lr", "warmup", "decay_to", "final_lr", "anneal_share", "eps", "weight_decay", "clip", "balance_loss",
             "z_loss", "attention_dropout", "hidden_dropout", "micro_batches", "checkpoint_every")  # fmt: skip
-    values = {name: getattr(section, name) for name in same}
-    return TrainerSettings(
-        steps=steps,
-        expert_lr_ratio=ratio,
-        betas=(section.betas[0], section.betas[1]),
-        routing=RoutingPolicy(**section.routing.model_dump(), seed=run.seed),
-        seed=run.seed,
-        tensorboard=run.tensorboard,
-        **{**values, **more},
-    )
+    values: dict[str, Any] = {name: getattr(section, name) for name in same}
+    values |= {
+        "expert_lr_ratio": ratio,
+        "betas": (section.betas[0], section.betas[1]),
+        "routing": RoutingPolicy(**section.routing.model_dump(), seed=run.seed),
+        "seed": run.seed,
+        "tensorboard": run.tensorboard,
+    }
+    return TrainerSettings(steps=steps, **{**values, **more})
 
 
 def pick_device(run: RunSection) -> torch.device:

@@ -1,0 +1,122 @@
+"""Preference pairs: offline ones from a file, and online ones from what the policy itself answers (paper 3.2).
+
+For an online pair the current policy answers a prompt several times; a reward says which answer is best and which is
+worst. A prompt whose answers are all equally good teaches nothing and is passed over; an offline pair takes its
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+
+from kaiyuan.alignment.dpo import reference_log_probs
+from kaiyuan.inference.engine import Completion, Engine
+from kaiyuan.inference.sampling import SamplingParams
+from kaiyuan.model.routing import mix_seed
+from kaiyuan.model.transformer import Transformer
+from kaiyuan.training.batch import Batch
+
+Reward = Callable[[int, str], float]
+"""The reward of an answer's text to the prompt with the given index."""
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """One prompt, a better and a worse answer, as ids; an answer that ended of itself includes its end token."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def best_against_worst(
+    prompt: list[int], completions: Sequence[Completion], rewards: Sequence[float], end_id: int
+) -> PreferencePair | None:
+    """The pair of highest and lowest reward (the first of equals); None if all rewards are equal."""
+    best, worst = rewards.index(max(rewards)), rewards.index(min(rewards))
+    if rewards[best] == rewards[worst]:
+        return None
+    return PreferencePair(prompt, _answer(completions[best], end_id), _answer(completions[worst], end_id))
+
+
+def _answer(completion: Completion, end_id: int) -> list[int]:
+    return [*completion.token_ids, end_id] if completion.finish_reason == "stop" else list(completion.token_ids)
+
+
+def collate(pairs: Sequence[PreferencePair], pad_id: int, multiple: int = 16) -> Batch:
+    """Rows chosen, rejected, chosen, ... padded at the end; causal attention never sees that padding."""
+    rows = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows) - 1
+    length = -(-longest // multiple) * multiple
+    ids, targets = torch.full((len(rows), length), pad_id), torch.full((len(rows), length), pad_id)
+    weights = torch.zeros(len(rows), length)
+    for row, (prompt, answer) in enumerate(rows):
+        whole = torch.tensor([*prompt, *answer])
+        ids[row, : len(whole) - 1] = whole[:-1]
+        targets[row, : len(whole) - 1] = whole[1:]
+        weights[row, len(prompt) - 1 : len(whole) - 1] = 1.0
+    return Batch(ids, targets, weights)
+
+
+@dataclass(frozen=True)
+class OnlineSampler:
+    """Makes pairs out of the policy's own answers to ``prompts``."""
+
+    prompts: Sequence[list[int]]
+    reward: Reward
+    params: SamplingParams
+    """``n`` answers to every prompt; the seed is set for each prompt and step."""
+    seed: int
+    tokenizer: object
+
+    def pairs(self, model: Transformer, step: int, count: int) -> tuple[list[PreferencePair], dict[str, float]]:
+        """At most ``count`` pairs from as many prompts, and what was seen on the way."""
+        chosen = Random(f"online {self.seed} {step}").sample(range(len(self.prompts)), min(count, len(self.prompts)))
+        engine = Engine(model, self.tokenizer)  # type: ignore[arg-type]
+        params = [SamplingParams(**{**vars(self.params), "seed": mix_seed(self.seed, step, index)}) for index in chosen]
+        completions = engine.generate([self.prompts[index] for index in chosen], params)
+        pairs, rewards = [], []
+        for place, index in enumerate(chosen):
+            group = completions[place * self.params.n : (place + 1) * self.params.n]
+            found = [self.reward(index, completion.text) for completion in group]
+            rewards += found
+            pair = best_against_worst(self.prompts[index], group, found, self.tokenizer.eos_id)  # type: ignore[attr-defined]
+            if pair is not None:
+                pairs.append(pair)
+        mean = sum(rewards) / max(len(rewards), 1)
+        return pairs, {"sample_reward": mean, "mixed_prompts": len(pairs) / max(len(chosen), 1)}
+
+
+class PreferenceSource:
+    """Batches that mix offline and online pairs. A batch depends on the step and on the policy's weights alone."""
+
+    def __init__(
+        self,
+        offline: Sequence[PreferencePair],
+        online: OnlineSampler,
+        reference: Transformer,
+        *,
+        pairs: int,
+        online_share: float,
+        pad_id: int,
+        seed: int,
+    ) -> None:
+        self.offline, self.online, self.reference = offline, online, reference
+        self.pairs, self.online_pairs = pairs, round(pairs * online_share)
+        self.pad_id, self.seed = pad_id, seed
+
+    def batch(self, step: int, model: Transformer) -> Batch:
+        online, metrics = self.online.pairs(model, step, self.online_pairs) if self.online_pairs else ([], {})
+        missing = self.pairs - len(online)
+        rng = Random(f"offline {self.seed} {step}")
+        fill = (
+            rng.sample(self.offline, missing) if missing <= len(self.offline) else rng.choices(self.offline, k=missing)
+        )
+        batch = collate([*online, *fill], self.pad_id)
+        batch.extra["reference"] = reference_log_probs(self.reference, batch.to(self.reference.device)).cpu()
+        batch.metrics.update(metrics, online_pairs=len(online))
+        return batch

@@ -1,0 +1,93 @@
+"""A whole run, undisturbed and killed in every stage: both must end with the same report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kaiyuan.run import STAGES
+from tiny_run import write_recipe
+
+COMMAND = [sys.executable, "-m", "kaiyuan.cli"]
+
+
+def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, "run", str(recipe), "--out", str(out)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def kill_in(stage: str, process: subprocess.Popen[str], delay: float) -> bool:
+    """Wait until ``stage`` starts, then a moment, then kill -9. False if the run was over before."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f" {stage}: starts" in line:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+    process.wait()
+    return False
+
+
+def results(run: Path) -> dict[str, object]:
+    data = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    data.pop("time")
+    return data
+
+
+def steps(path: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(recipe, whole))
+    interrupted = 0
+    for number, stage in enumerate(STAGES):
+        interrupted += kill_in(stage.name, start(recipe, killed), delay=0.3 + 0.15 * number)
+    assert interrupted >= len(STAGES) - 1
+    log = finish(start(recipe, killed))
+    assert "corpus: done before" in log
+    assert results(killed) == results(whole)
+    for stage in ("pretrain", "sft", "dpo"):
+        assert steps(killed / stage / "metrics.jsonl") == steps(whole / stage / "metrics.jsonl")
+        model = Path("model") / "model.safetensors"
+        assert (killed / stage / model).read_bytes() == (whole / stage / model).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_a_report_and_a_model_to_chat_with(tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    finish(start(recipe, run))
+    assert "<html" in (run / "report.html").read_text(encoding="utf-8")
+    chat = subprocess.run(
+        [*COMMAND, "chat", str(run), "--max-tokens", "4"], input="hi\n", capture_output=True, text=True, timeout=120
+    )
+    assert chat.returncode == 0, chat.stderr
+    assert chat.stdout.endswith("\n")
+    changed = subprocess.run(
+        [*COMMAND, "pretrain", str(recipe), "--out", str(run), "--set", "pretrain.lr=0.001"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert changed.returncode == 1
+    assert "settings have changed (pretrain.lr)" in changed.stderr
+    assert "Traceback" not in changed.stderr
