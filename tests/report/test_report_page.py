@@ -147,11 +147,14 @@ def test_an_empty_folder_has_a_report_too(tmp_path: Path) -> None:
     took = [box.all("span", "took")[0].text for box in page.all("li", "step")]
     assert took == ["not run"] * 3 + ["not finished"] + ["not run"] * 4
     assert not page.all("figure")
+    commands = {code.text for box in page.all("div", "absent") for code in box.all("code")}
+    assert commands == {f"kaiyuan {name}" for name in ("pretrain", "evaluate", "sft", "corpus")}
 
 
 def test_a_stage_that_the_recipe_leaves_out_is_not_missing(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", leave_out=("dpo",), steps=30)
-    write_json(run / "recipe.json", {**read_json(run / "recipe.json"), "dpo": None})
+    run = make_run(tmp_path / "run", leave_out=("sft", "dpo"), steps=30)
+    write_json(run / "recipe.json", {**read_json(run / "recipe.json"), "sft": None, "dpo": None})
     page = read(write_report(run).read_text(encoding="utf-8"))
     assert "Missing from this run" not in page.text
+    assert "the recipe has no [sft] section" in page.text and "kaiyuan sft" not in page.text
     assert "not in the recipe" in [box.all("span", "took")[0].text for box in page.all("li", "step")]

@@ -128,7 +128,9 @@ def test_a_power_law_is_scipy_s_regression() -> None:
 
 def curve_of(losses: list[float], flops: float = 2e18) -> list[TrainingRun]:
     sizes = [1e7 * 2.0**number for number in range(len(losses))]
-    return [TrainingRun(size, PAPER_COST.tokens(flops, size), loss, flops) for size, loss in zip(sizes, losses, strict=True)]  # noqa: E501
+    return [
+        TrainingRun(size, PAPER_COST.tokens(flops, size), loss, flops) for size, loss in zip(sizes, losses, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,18 +166,21 @@ def test_minima_that_follow_no_power_law() -> None:
         fit_isoflop(group_by_budget(runs))
 
 
-def test_parabolas_of_a_loss_that_is_none_come_close() -> None:
-    """The exponent from a loss with known optimum, N_opt ~ C^(b / (a + b)); docs/scaling.md quotes the error."""
+@pytest.mark.parametrize(("spread", "bias"), [(2.0, 1.004), (4.0, 1.015), (10.0, 1.042)])
+def test_parabolas_of_a_loss_that_is_none_come_close(spread: float, bias: float) -> None:
+    """The law of a loss with known optimum, N_opt ~ C^(b / (a + b)): the exponent is right, the size a little large.
+    docs/scaling.md quotes by how much.
+    """
     loss, cost = ParametricLaw(1.69, 406.4, 0.34, 410.7, 0.28), TrainingCost(6.0, 0.0)
-    for spread, error in ((2.0, 0.001), (4.0, 0.002), (10.0, 0.005)):
-        runs = []
-        for budget in PAPER_BUDGETS:
-            best = loss.optimum(budget, cost).active_parameters
-            for size in best * spread ** np.linspace(-1, 1, 7):
-                tokens = cost.tokens(budget, size)
-                runs.append(TrainingRun(size, tokens, loss.loss(size, tokens), budget))
-        found = fit_isoflop(group_by_budget(runs)).law.parameters.exponent
-        assert found == close(0.28 / 0.62, abs=error)
+    runs = []
+    for budget in PAPER_BUDGETS:
+        best = loss.optimum(budget, cost).active_parameters
+        for size in best * spread ** np.linspace(-1, 1, 7):
+            tokens = cost.tokens(budget, size)
+            runs.append(TrainingRun(size, tokens, loss.loss(size, tokens), budget))
+    found = fit_isoflop(group_by_budget(runs)).law.parameters
+    assert found.exponent == close(0.28 / 0.62, abs=1e-9)
+    assert found(3e24) / loss.optimum(3e24, cost).active_parameters == close(bias, abs=0.001)
 
 
 @given(st.floats(1, 20), st.floats(0, 1e9))

@@ -28,7 +28,7 @@ def runs_of(law: ParametricLaw, noise: float = 0.0, seed: int = 0) -> list[Train
     ]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     irreducible=st.floats(1.2, 2.2),
     size_exponent=st.floats(0.25, 0.5),

@@ -95,7 +95,7 @@ def test_budgets_are_found(steps: list[int], wobble: list[float], random: object
     random.shuffle(runs)  # type: ignore[attr-defined]
     groups = group_by_budget(runs)
     assert len(groups) == len(set(steps)) and list(groups) == sorted(groups)
-    assert sorted(sum(groups.values(), []), key=repr) == sorted(runs, key=repr)
+    assert sorted((item for group in groups.values() for item in group), key=repr) == sorted(runs, key=repr)
     for budget, group in groups.items():
         assert all(abs(item.flops / budget - 1) < 0.03 for item in group)
         assert [item.active_parameters for item in group] == sorted(item.active_parameters for item in group)

@@ -7,9 +7,9 @@ reachable from here, so nobody has to build 389 billion parameters to learn what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, ValidationError, model_validator
 
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.settings import Settings, problems_of
@@ -18,6 +18,49 @@ if TYPE_CHECKING:
     from kaiyuan.model.flops import Flops, KVBytes, ParameterCount
 
 PerLayer = int | tuple[int, ...]
+_MOST = 100_000_000
+
+
+def _size(value: int) -> int:
+    if not 1 <= value <= _MOST:
+        raise ValueError(f"{value} is not a size of 1 to {_MOST:,}")
+    return value
+
+
+def _per_layer(low: int) -> AfterValidator:
+    def check(value: PerLayer) -> PerLayer:
+        values = value if isinstance(value, tuple) else (value,)
+        if any(item < low for item in values):
+            raise ValueError(f"{value} is under {low}")
+        if any(item > _MOST for item in values):
+            raise ValueError(f"{value} is over {_MOST:,}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _between(low: float, high: float) -> AfterValidator:
+    def check(value: float) -> float:
+        if not low < value < high:
+            raise ValueError(f"{value} is not between {low:g} and {high:g}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _even(value: int) -> int:
+    if value % 2 or value < 4:
+        raise ValueError(f"{value} is not an even number of at least 4, which RoPE needs")
+    return value
+
+
+def _alpha(value: float) -> float:
+    if not 0 < value < 1e15:
+        raise ValueError(f"{value} is not a positive number")
+    return value
+
+
+Size = Annotated[int, AfterValidator(_size)]
 
 
 @dataclass(frozen=True)
@@ -44,31 +87,31 @@ class ModelConfig(Settings):
     one a layer. Unknown keys and impossible values raise one ``ConfigError`` that lists all of them.
     """
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_attention_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
+    vocab_size: Size
+    hidden_size: Size
+    num_layers: Size
+    num_attention_heads: Size
+    num_kv_heads: Size
+    head_dim: Annotated[Size, AfterValidator(_even)]
+    intermediate_size: Size
     """Width of the shared expert, and of each specialised expert unless ``moe_intermediate_size`` says otherwise."""
-    moe_intermediate_size: PerLayer | None = None
-    num_experts: PerLayer = 16
-    num_shared_experts: PerLayer = 1
-    top_k: PerLayer = 1
+    moe_intermediate_size: Annotated[PerLayer, _per_layer(1)] | None = None
+    num_experts: Annotated[PerLayer, _per_layer(1)] = 16
+    num_shared_experts: Annotated[PerLayer, _per_layer(0)] = 1
+    top_k: Annotated[PerLayer, _per_layer(1)] = 1
     renormalize: bool | None = None
     """Whether the k chosen probabilities are scaled to sum to 1. Left out: only for k > 1, as the original does
     (a renormalised top-1 weight would always be 1, and the router would get no gradient)."""
-    cla_share_factor: int = 2
+    cla_share_factor: Size = 2
     """Layers that share one set of keys and values (cross-layer attention, paper 2.2.2); 1 turns sharing off."""
     qk_norm: bool = True
-    norm_eps: float = 1e-5
-    rope_theta: float = 10_000.0
-    rope_alpha: float | None = None
+    norm_eps: Annotated[float, _between(0, 1)] = 1e-5
+    rope_theta: Annotated[float, _between(1, 1e15)] = 10_000.0
+    rope_alpha: Annotated[float, AfterValidator(_alpha)] | None = None
     """NTK factor: the base becomes ``theta * alpha ** (d / (d - 2))`` at every length."""
-    max_position_embeddings: int = 4096
+    max_position_embeddings: Size = 4096
     tie_word_embeddings: bool = True
-    init_std: float = 0.02
+    init_std: Annotated[float, _between(0, 10)] = 0.02
 
     def __init__(self, **values: Any) -> None:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -79,43 +122,27 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._size_problems(), *self._layer_problems()]
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
-    def _size_problems(self) -> list[str]:
-        sizes = ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "num_kv_heads", "head_dim",
-                 "intermediate_size", "cla_share_factor", "max_position_embeddings")  # fmt: skip
-        problems = [f"{name}: {getattr(self, name)} is not a size of 1 to 100,000,000"
-                    for name in sizes if not 1 <= getattr(self, name) <= 100_000_000]  # fmt: skip
-        if self.num_kv_heads >= 1 and self.num_attention_heads % self.num_kv_heads:
+        """What no value shows alone; pydantic comes here only when every single value is possible."""
+        problems = []
+        if self.num_attention_heads % self.num_kv_heads:
             problems.append(f"num_attention_heads: {self.num_attention_heads} is not a multiple of "
                             f"num_kv_heads {self.num_kv_heads}")  # fmt: skip
-        if self.head_dim % 2 or self.head_dim == 2:
-            problems.append(f"head_dim: {self.head_dim} is not an even number of at least 4, which RoPE needs")
-        for name, low, high in (("norm_eps", 0.0, 1.0), ("rope_theta", 1.0, 1e15), ("init_std", 0.0, 10.0)):
-            if not low < getattr(self, name) < high:
-                problems.append(f"{name}: {getattr(self, name)} is not between {low:g} and {high:g}")
-        if self.rope_alpha is not None and not 0 < self.rope_alpha < 1e15:
-            problems.append(f"rope_alpha: {self.rope_alpha} is not a positive number")
-        return problems
+        lengths = [f"{name}: {len(value)} values for {self.num_layers} layers"
+                   for name in ("num_experts", "top_k", "num_shared_experts", "moe_intermediate_size")
+                   if isinstance(value := getattr(self, name), tuple) and len(value) != self.num_layers]  # fmt: skip
+        if not lengths:
+            problems += self._too_few_experts()
+        if problems or lengths:
+            raise ValueError("\n".join([*problems, *lengths]))
+        return self
 
-    def _layer_problems(self) -> list[str]:
-        problems = []
-        for name, low in (("num_experts", 1), ("top_k", 1), ("num_shared_experts", 0), ("moe_intermediate_size", 1)):
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,)
-            if isinstance(value, tuple) and len(value) != self.num_layers:
-                problems.append(f"{name}: {len(value)} values for {self.num_layers} layers")
-            if any(item is not None and not low <= item <= 100_000_000 for item in values):
-                problems.append(f"{name}: {value} is under {low}")
-        if not problems and 1 <= self.num_layers <= 100_000:
-            worst = [i for i in range(self.num_layers) if self._at("top_k", i) > self._at("num_experts", i)]
-            if worst:
-                problems.append(f"top_k: layer {worst[0]} chooses {self._at('top_k', worst[0])} of only "
-                                f"{self._at('num_experts', worst[0])} experts")  # fmt: skip
-        return problems
+    def _too_few_experts(self) -> list[str]:
+        alike = isinstance(self.num_experts, int) and isinstance(self.top_k, int)
+        for index in range(1 if alike else self.num_layers):
+            top_k, experts = self._at("top_k", index), self._at("num_experts", index)
+            if top_k > experts:
+                return [f"top_k: layer {index} chooses {top_k} of only {experts} experts"]
+        return []
 
     def _at(self, name: str, index: int) -> int:
         value = getattr(self, name)

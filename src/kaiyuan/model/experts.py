@@ -102,8 +102,8 @@ class _ExpertLoop(torch.autograd.Function):
         x_ND, hidden_NH, gate_up_w, down_w = ctx.saved_tensors
         grad_x = torch.empty_like(x_ND)
         grad_x[sum(ctx.counts) :] = 0
-        grad_gate_up = torch.empty(gate_up_w.shape, dtype=ctx.weight_dtype)
-        grad_down = torch.empty(down_w.shape, dtype=ctx.weight_dtype)
+        grad_gate_up = torch.empty_like(gate_up_w, dtype=ctx.weight_dtype)
+        grad_down = torch.empty_like(down_w, dtype=ctx.weight_dtype)
         grad_ND = grad_ND.contiguous()
         for expert, count in enumerate(ctx.counts):
             if count == 0:

@@ -99,8 +99,9 @@ def _token_hash(probs_TE: Tensor, seed: int) -> Tensor:
 
 
 def _ranks(expert_N: Tensor, before_N: Tensor, experts: int) -> Tensor:
-    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N`` (>= 0, < 2**54)."""
-    order = torch.argsort(expert_N * 2**54 + before_N, stable=True)
+    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N``."""
+    order = torch.argsort(before_N, stable=True)
+    order = order[torch.argsort(expert_N[order], stable=True)]
     counts = torch.bincount(expert_N, minlength=experts)
     starts = (counts.cumsum(0) - counts)[expert_N[order]]
     ranks = torch.empty_like(expert_N)

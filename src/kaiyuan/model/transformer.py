@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D hidden size, V vocabulary, E experts, S cached slot
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -187,12 +188,17 @@ class Transformer(nn.Module):
         what else the model has or on how it is sharded.
         """
         depth_scale = 1 / math.sqrt(2 * self.config.num_layers)
-        for number, (name, parameter) in enumerate(sorted(self.named_parameters())):
+        for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
                 continue
-            generator = torch.Generator().manual_seed(mix_seed(seed, number))
+            generator = torch.Generator().manual_seed(mix_seed(seed, _number_of(name)))
             std = self.config.init_std * (
                 depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0
             )
             parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
+
+
+def _number_of(name: str) -> int:
+    """56 bits that stand for a parameter's name, the same in every process (unlike ``hash``)."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())

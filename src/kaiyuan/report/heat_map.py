@@ -27,26 +27,7 @@ def heat_map(
     unit: str = "",
 ) -> Markup:
     """A figure of ``values`` [row][column], shaded from 0 to ``top``; values beyond take the last shade."""
-    rows, width = len(values), len(columns)
-    paths: dict[int, list[str]] = {}
-    for y, row in enumerate(values):
-        for start, end, shade in _runs([level(value, top) for value in row]):
-            paths.setdefault(shade, []).append(f"M{start} {y}H{end}V{y + 1}H{start}Z")
-    mean = sum(map(sum, values)) / max(1, rows * width)
-    fullest = max(range(rows), key=lambda row: sum(values[row]))
-    description = (
-        f"{title}: {rows} {row_name}s over {width} places; mean {mean:.2f}{unit}, {row_name} {fullest} has the most, "
-        f"{sum(values[fullest]) / width:.2f}{unit} on average"
-    )
-    drawing = tag(
-        "svg",
-        tag("title", description),
-        *(tag("path", d="".join(parts), class_=f"q{shade}") for shade, parts in sorted(paths.items())),
-        viewBox=f"0 0 {width} {rows}",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=description,
-    )
+    rows = len(values)
     step = max(1, rows // 4)
     labels = [tag("span", row, style=f"top:{100 * (row + 0.5) / rows:.2f}%") for row in range(0, rows, step)]
     readout = data_script({
@@ -57,11 +38,38 @@ def heat_map(
     plot = tag(
         "div",
         tag("div", *labels, class_="ys", aria_hidden="true"),
-        tag("div", drawing, class_="canvas"),
+        tag("div", _drawing(_description(title, values, row_name, unit), values, top), class_="canvas"),
         tag("div", x_tick(0, "0"), x_tick(1, last), class_="xs", aria_hidden="true"),
         class_="plot heat",
     )
     return tag("figure", tag("figcaption", tag("strong", title)), plot, readout, class_="chart")
+
+
+def _drawing(description: str, values: Sequence[Sequence[float]], top: float) -> Markup:
+    """The SVG: one unit of its coordinates a cell, one path a shade."""
+    paths: dict[int, list[str]] = {}
+    for y, row in enumerate(values):
+        for start, end, shade in _runs([level(value, top) for value in row]):
+            paths.setdefault(shade, []).append(f"M{start} {y}H{end}V{y + 1}H{start}Z")
+    return tag(
+        "svg",
+        tag("title", description),
+        *(tag("path", d="".join(parts), class_=f"q{shade}") for shade, parts in sorted(paths.items())),
+        viewBox=f"0 0 {len(values[0])} {len(values)}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=description,
+    )
+
+
+def _description(title: str, values: Sequence[Sequence[float]], row_name: str, unit: str) -> str:
+    """One sentence for screen readers: the average, and the row that has the most."""
+    means = [sum(row) / len(row) for row in values]
+    most = max(range(len(means)), key=means.__getitem__)
+    return (
+        f"{title}: {len(values)} {row_name}s over {len(values[0])} places; mean {sum(means) / len(means):.2f}{unit}, "
+        f"{row_name} {most} has the most, {means[most]:.2f}{unit} on average"
+    )
 
 
 def _runs(levels: Sequence[int]) -> list[tuple[int, int, int]]:

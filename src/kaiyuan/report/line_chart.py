@@ -75,7 +75,31 @@ def line_chart(
     y_axis = log_axis(values) if log and min(values) > 0 else axis(values, zero=zero)
     x_axis = axis([place for line in series for place in line.x] + [shade.end for shade in shades], zero=True, fit=True)
     description = _description(title, unit, series, x_label, x_text, y_text)
-    drawing = tag(
+    drawing = _drawing(description, series, x_axis, y_axis, shades, marks)
+    plot = tag(
+        "div",
+        tag("div", *(_y_tick(tick, y_axis, y_text) for tick in y_axis.ticks), class_="ys", aria_hidden="true"),
+        tag("div", drawing, *_captions(marks, x_axis), class_="canvas"),
+        tag("div", *_x_ticks(x_axis, x_text), class_="xs", aria_hidden="true"),
+        class_="plot",
+    )
+    below = tag("div", x_label, class_="x-label") if x_label else None
+    caption = tag("figcaption", tag("strong", title), tag("span", unit, class_="unit") if unit else None)
+    readout = _readout(series, x_axis, y_axis, x_label, y_text)
+    numbers = _table(title, series, x_label, x_text, y_text)
+    return tag("figure", caption, legend(series, shades), plot, below, readout, numbers, class_="chart")
+
+
+def _drawing(
+    description: str,
+    series: Sequence[Series],
+    x_axis: Axis,
+    y_axis: Axis,
+    shades: Sequence[Shade],
+    marks: Sequence[Mark],
+) -> Markup:
+    """The SVG, from back to front."""
+    return tag(
         "svg",
         tag("title", description),
         *(_shade(shade, x_axis) for shade in shades),
@@ -88,18 +112,6 @@ def line_chart(
         role="img",
         aria_label=description,
     )
-    plot = tag(
-        "div",
-        tag("div", *(_y_tick(tick, y_axis, y_text) for tick in y_axis.ticks), class_="ys", aria_hidden="true"),
-        tag("div", drawing, *_captions(shades, marks, x_axis), class_="canvas"),
-        tag("div", *_x_ticks(x_axis, x_text), class_="xs", aria_hidden="true"),
-        class_="plot",
-    )
-    below = tag("div", x_label, class_="x-label") if x_label else None
-    caption = tag("figcaption", tag("strong", title), tag("span", unit, class_="unit") if unit else None)
-    readout = _readout(series, x_axis, y_axis, x_label, y_text)
-    numbers = _table(title, series, x_label, x_text, y_text)
-    return tag("figure", caption, legend(series, shades), plot, below, readout, numbers, class_="chart")
 
 
 def legend(series: Sequence[Series], shades: Sequence[Shade] = ()) -> Markup | None:
@@ -139,7 +151,7 @@ def _shade(shade: Shade, x_axis: Axis) -> Markup:
     return tag("rect", x=f"{start * SIZE:.1f}", y=0, width=f"{(end - start) * SIZE:.1f}", height=SIZE, class_="shade")
 
 
-def _captions(shades: Sequence[Shade], marks: Sequence[Mark], x_axis: Axis) -> list[Markup]:
+def _captions(marks: Sequence[Mark], x_axis: Axis) -> list[Markup]:
     """Names of marks at the top of the plot, each left of the place it names if it is far to the right."""
     found = []
     for number, mark in enumerate(marks):

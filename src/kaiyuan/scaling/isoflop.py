@@ -19,7 +19,7 @@ from kaiyuan.scaling.runs import TrainingRun
 
 Array = NDArray[np.float64]
 
-_STEEPEST = 10.0
+_STEEPEST = 5.0
 """An exponent beyond this is no power law but noise (the paper's are near 0.5)."""
 
 

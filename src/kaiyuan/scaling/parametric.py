@@ -19,8 +19,8 @@ from kaiyuan.scaling.isoflop import Array
 from kaiyuan.scaling.law import PAPER_COST, Optimum, TrainingCost
 from kaiyuan.scaling.runs import TrainingRun
 
-_GRID = tuple(0.05 * step for step in range(1, 31))
-_STARTS = 5
+_GRID = tuple(0.1 * step for step in range(1, 13))
+_STARTS = 3
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from kaiyuan.report.sections.layout import TITLES, Data, absent, section
 def answers(data: Data) -> Markup:
     evaluation = data["evaluation"]
     if not evaluation or not evaluation["stages"]:
-        return absent("answers", "Answers", "evaluation")
+        return absent(data, "answers", "Answers", "evaluation")
     cards = [_card(row) for row in evaluation["answers"]]
     lead = "The first held-out problem of each kind, languages in turn; none is picked by how it was answered."
     free = _free(evaluation["stages"])

@@ -19,7 +19,7 @@ TOP = 2.0
 def experts(data: Data) -> Markup:
     router = (data["training"] or {}).get("router")
     if not router:
-        return absent("experts", "Experts", "pretrain")
+        return absent(data, "experts", "Experts", "pretrain")
     layers = _chosen(len(router["load"]))
     maps = [
         heat_map(f"Layer {layer}", router["load"][layer], row_name="expert", columns=router["columns"],

@@ -70,8 +70,8 @@ def _tokens(data: Data) -> Markup:
         return _tile("Tokens trained", MISSING, "no training yet")
     before = sum(part["end"] - part["start"] for part in training["segments"] if part["stage"] == "pretrain")
     rest = training["tokens"] - before
-    longer = f"{quantity(rest)} of them at longer context" if rest else ""
-    return _tile("Tokens trained", quantity(training["tokens"]), f"in {integer(training['steps'])} steps", longer)
+    note = f"{integer(training['steps'])} steps" + (f", {quantity(rest)} tokens at longer context" if rest else "")
+    return _tile("Tokens trained", quantity(training["tokens"]), note)
 
 
 def _bits_per_byte(data: Data, code: str) -> Markup:

@@ -18,6 +18,7 @@ TITLES = {
     "dpo": "DPO",
     "evaluation": "Evaluation",
 }
+_COMMANDS = {"synthesis": "synthesize", "evaluation": "evaluate"}
 LANGUAGES = {"en": "English", "zh": "Chinese", "code": "Code"}
 
 
@@ -30,10 +31,16 @@ def section(name: str, title: str, lead: Content, *children: Content) -> Markup:
     return tag("section", tag("h2", title), tag("p", lead, class_="lead") if lead else None, *children, id=name)
 
 
-def absent(name: str, title: str, stage: str) -> Markup:
-    """A section that has nothing to show, because ``stage`` has not been done."""
-    command = "synthesize" if stage == "synthesis" else stage
-    text = tag("p", "Not in this run yet: ", tag("code", f"kaiyuan {command}"), f" fills this part ({TITLES[stage]}).")
+def absent(data: Data, name: str, title: str, stage: str) -> Markup:
+    """A section that has nothing to show, because ``stage`` has not been done or is not asked for."""
+    status = data["stages"][stage]
+    if status == "left out":
+        text = tag("p", "Not in this run: the recipe has no ", tag("code", f"[{stage}]"), " section.")
+    elif status == "done":
+        text = tag("p", f"{TITLES[stage]} left nothing to show here.")
+    else:
+        command = tag("code", f"kaiyuan {_COMMANDS.get(stage, stage)}")
+        text = tag("p", "Not in this run yet: ", command, " fills this part.")
     return tag("section", tag("h2", title), tag("div", text, class_="absent"), id=name)
 
 

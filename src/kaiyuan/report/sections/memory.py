@@ -19,7 +19,7 @@ _SCHEMES = (
 def memory(data: Data) -> Markup:
     model = data["model"]
     if model is None:
-        return absent("memory", "KV cache", "pretrain")
+        return absent(data, "memory", "KV cache", "pretrain")
     config = model["config"]
     factor = config["cla_share_factor"]
     lead = (

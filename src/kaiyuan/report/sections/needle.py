@@ -12,7 +12,7 @@ def needle(data: Data) -> Markup:
     stages = (data["evaluation"] or {"stages": {}})["stages"]
     tested = {name: result["needle"] for name, result in stages.items() if result["needle"]}
     if not tested:
-        return absent("needle", "Needle in a haystack", "evaluation")
+        return absent(data, "needle", "Needle in a haystack", "evaluation")
     lead = (
         "One sentence with a number is planted in held-out text and asked for at the end. Share of answers with that "
         "number and no other, by length of the prompt in tokens and by depth of the sentence."

@@ -14,7 +14,7 @@ _COLORS = ("c1", "c2", "c3", "c4")
 def preferences(data: Data) -> Markup:
     dpo, sft = data["dpo"], data["sft"]
     if dpo is None and sft is None:
-        return absent("alignment", "SFT and DPO", "sft")
+        return absent(data, "alignment", "SFT and DPO", "sft")
     charts = [_chart(sft, "SFT loss", {"loss": "loss"}, unit="nats per token")]
     if dpo is not None:
         charts += [

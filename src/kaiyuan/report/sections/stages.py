@@ -12,7 +12,7 @@ _WIDTH = 100
 def stages(data: Data) -> Markup:
     evaluation = data["evaluation"]
     if not evaluation or not evaluation["stages"]:
-        return absent("stages", "Before and after every stage", "evaluation")
+        return absent(data, "stages", "Before and after every stage", "evaluation")
     results = evaluation["stages"]
     lead = (
         "Accuracy on problems that were kept out of all training, greedy, with 95% Wilson intervals (dot and line, "

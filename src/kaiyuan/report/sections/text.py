@@ -15,7 +15,7 @@ _PASSED = {
 def text(data: Data) -> Markup:
     corpus, tokenizer = data["counts"]["corpus"], data["counts"]["tokenizer"]
     if corpus is None and tokenizer is None:
-        return absent("text", "Corpus and tokenizer", "corpus")
+        return absent(data, "text", "Corpus and tokenizer", "corpus")
     tables = [_sources(data), *_corpus_tables(corpus or {}), *_tokenizer_tables(tokenizer or {})]
     shown = [found for found in tables if found]
     lead = "Every source with its licence; what the pipeline refused; characters a token holds on held-out text."

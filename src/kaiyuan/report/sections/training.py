@@ -10,7 +10,7 @@ from kaiyuan.report.sections.layout import TITLES, Data, absent, section
 
 def training(data: Data) -> Markup:
     if data["training"] is None:
-        return absent("training", "Training", "pretrain")
+        return absent(data, "training", "Training", "pretrain")
     found = data["training"]
     curves, shades, marks = found["curves"], annealing(found), boundaries(found)
     loss = line_chart(
