@@ -88,10 +88,15 @@ needle_samples = 1
 prompts = ["What is 1 + 2?"]
 """
 
-_WORDS = {
-    "en": ["the", "old", "river", "runs", "down", "to", "a", "town", "where", "people", "of", "every", "kind", "meet", "and", "talk", "about", "rain", "and", "bread", "and", "news", "while", "children", "play", "near", "stone", "walls", "under", "tall", "trees", "in", "warm", "light", "before", "evening", "comes", "with", "quiet", "wind"],
-    "zh": list("山水之间有一个小村子人们每天早上起来看着太阳从东边升起然后去田里工作晚上回家吃饭聊天说今天的事情"),
-}
+_ENGLISH = """
+the old river runs down to a town where people of every kind meet and talk about rain and bread and news while
+children play near stone walls under tall trees in warm light before evening comes with quiet wind
+"""
+_CHINESE = """
+山水之间有一个小村子，人们每天早上起来看着太阳从东边升起，
+然后去田里工作，晚上回家吃饭聊天，说今天的事情
+"""
+_WORDS = {"en": _ENGLISH.split(), "zh": [letter for letter in _CHINESE if letter.isalpha()]}
 
 
 def write_text(path: Path, documents: int = 60, seed: int = 0) -> Path:

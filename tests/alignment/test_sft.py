@@ -93,8 +93,8 @@ def test_conversations_of_a_row_do_not_see_each_other() -> None:
     model = tiny_model().eval()
     with torch.no_grad():
         one, two = (model(stack(rows).ids_BT, documents_BT=stack(rows).documents_BT) for rows in (first, other))
-    torch.testing.assert_close(one[0, :4], two[0, :4], rtol=0, atol=0)
-    assert not torch.allclose(one[0, 4:7], two[0, 4:7])
+    torch.testing.assert_close(one[0, :4], two[0, :4], rtol=1e-4, atol=1e-5)
+    assert (one[0, 4:7] - two[0, 4:7]).abs().max() > 0.1
 
 
 def test_what_cannot_be_trained_is_an_error() -> None:

@@ -82,8 +82,11 @@ GOOD = {
                                    "éteinte, mes yeux se fermaient si vite que je n'avais pas le temps de me dire."),
 }  # fmt: skip
 
-RED_HOUSES = [a + b for a in ("red", "blue", "green", "gold", "black", "white", "pink", "grey", "tan", "teal")
-              for b in ("house", "boat", "horse", "stone", "field", "cloud", "glass", "paper", "river", "plate")]
+RED_HOUSES = [
+    a + b
+    for a in ("red", "blue", "green", "gold", "black", "white", "pink", "grey", "tan", "teal")
+    for b in ("house", "boat", "horse", "stone", "field", "cloud", "glass", "paper", "river", "plate")
+]
 LONG_WORDS = [stem + "ification" * 2 for stem in ("class", "ident", "person", "exempl", "cod", "dign", "ampl")]
 GOODS = ("手机", "电脑", "衣服", "鞋子", "食品", "家具", "书本", "机票", "酒店", "汽车")
 URL = "https://example.com/rivers/of/the/world/and/their/bridges/index"

@@ -25,7 +25,6 @@ PIECES = [
 ]  # fmt: skip
 
 
-
 def _same_unicode(text: str) -> bool:
     """Whether NFC of ``tokenizers``, which knows an older Unicode, is that of Python: not for a few rare marks."""
     return NFC().normalize_str(text) == unicodedata.normalize("NFC", text)

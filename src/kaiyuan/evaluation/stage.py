@@ -95,9 +95,7 @@ def _measured(context: StageContext, name: str, suite: Suite, stages: Sequence[s
 
 def _compression(train: Path, documents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | str]]:
     """xz sees the natural part of the training text: generated statements would only be in its way."""
-    return compression_by_language(
-        _texts(within(read_jsonl(train), DICTIONARY_BYTES)), _texts(documents), workers=1
-    )
+    return compression_by_language(_texts(within(read_jsonl(train), DICTIONARY_BYTES)), _texts(documents), workers=1)
 
 
 def _texts(documents: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

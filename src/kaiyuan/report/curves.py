@@ -85,9 +85,7 @@ def router_curves(lines: Sequence[Line], x: Sequence[float]) -> dict[str, Any]:
     places = [place for place, _ in found]
     routers = [router for _, router in found]
     curves: dict[str, Any] = {
-        name: _over_layers(places, [router[name] for router in routers])
-        for name in _ROUTER
-        if name in routers[0]
+        name: _over_layers(places, [router[name] for router in routers]) for name in _ROUTER if name in routers[0]
     }
     columns = _stretches(len(found), MOST_COLUMNS)
     curves["columns"] = [places[stretch[-1]] for stretch in columns]

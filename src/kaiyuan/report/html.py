@@ -1,6 +1,6 @@
 """HTML that cannot be broken by what it shows: text is escaped unless it is ``Markup`` already.
 
-    tag("p", "a < b", class_="note")     ->     <p class="note">a &lt; b</p>
+tag("p", "a < b", class_="note")     ->     <p class="note">a &lt; b</p>
 """
 
 from __future__ import annotations

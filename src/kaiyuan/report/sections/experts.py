@@ -41,8 +41,15 @@ def experts(data: Data) -> Markup:
     left_out = len(router["load"]) - len(layers)
     note = tag("p", f"{len(layers)} of {len(router['load'])} layers are shown.", class_="note") if left_out else None
     key = scale_key("0", "1× (fair share)", "2× and more")
-    return section("experts", "Experts", lead, key, grid_of(maps, f"charts maps {_columns(len(maps))}"), note,
-                   grid_of(curves, "charts three"))
+    return section(
+        "experts",
+        "Experts",
+        lead,
+        key,
+        grid_of(maps, f"charts maps {_columns(len(maps))}"),
+        note,
+        grid_of(curves, "charts three"),
+    )
 
 
 def _chosen(count: int) -> list[int]:
