@@ -209,7 +209,7 @@ def test_an_impossible_value_is_refused_in_one_line(changes: dict[str, Any], pro
 
 
 def test_an_unknown_preset_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigError, match="no preset '2m'; there are: hunyuan-large, .*3b"):
+    with pytest.raises(ConfigError, match=r"no preset '2m'; there are: hunyuan-large, .*3b"):
         ModelConfig.preset("2m")
     with pytest.raises(ConfigError, match="hiden_size: no such setting"):
         ModelConfig.preset("1m", hiden_size=64)
