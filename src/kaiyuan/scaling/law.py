@@ -4,9 +4,9 @@ N is the number of activated parameters, D the number of training tokens, C the 
 constants are the paper's and may be replaced by fitted ones (``isoflop.py``).
 
 The paper does not say whether N counts the embedding. We leave it out: at 4,096 tokens of context the exact counts of
-our ladder from 10M to 1B parameters fit ``8.5 N + 3.1e8`` FLOPs a token with N *without* the embedding, near the
+our ladder from 10M to 1B parameters fit ``8.9 N + 2.5e8`` FLOPs a token with N *without* the embedding, near the
 paper's ``9.59 N + 2.3e8``, whose constant is then the output head; with the embedding in N the paper's form is 1.4 to
-1.9 times the exact count of every rung (docs/scaling.md).
+2.1 times the exact count of every rung (docs/scaling.md).
 """
 
 from __future__ import annotations
