@@ -1,13 +1,16 @@
-"""A tiny model in transformers and in kaiyuan with the same weights, and a tokenizer for both."""
+"""Tiny models: one of ours alone, and one in transformers and in kaiyuan with the same weights and a tokenizer."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kaiyuan import ModelConfig
 from kaiyuan.checkpoint import load_model
+from kaiyuan.model.routing import DROPLESS
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -17,6 +20,18 @@ TEXT = [
     "法国的首都是巴黎，日本的首都是东京。十七加二十五等于四十二。",
     "a quick brown fox jumps over the lazy dog while many small birds sing in the old green trees",
 ] * 3
+
+
+def tiny_model(seed: int = 1, vocab_size: int = 100) -> Transformer:
+    """Two pairs of layers with large random weights, in float32, without drops."""
+    config = ModelConfig(
+        vocab_size=vocab_size, hidden_size=32, num_layers=4, num_attention_heads=4, num_kv_heads=2, head_dim=8,
+        intermediate_size=48, num_experts=4, init_std=0.2,
+    )  # fmt: skip
+    model = Transformer(config)
+    model.init_weights(seed)
+    model.mode.routing = DROPLESS
+    return model.train()
 
 
 def tiny_pair(folder: Path, seed: int = 0) -> tuple[Any, Transformer, Tokenizer]:
@@ -40,25 +55,20 @@ def tiny_pair(folder: Path, seed: int = 0) -> tuple[Any, Transformer, Tokenizer]
                 parameter.normal_(0, 0.2)
     theirs.save_pretrained(folder)
     ours = load_model(folder)
-    ours.mode.routing = type(ours.mode.routing)(mode="dropless")
+    ours.mode.routing = DROPLESS
     return theirs, ours, tokenizer
 
 
-def assert_same_gradients(theirs: Any, ours: Transformer, tolerance: float = 1e-5) -> None:
-    """Compare the gradients of attention, router, norms and embedding by name, and of the experts by block."""
-    expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    found = {name: parameter.grad for name, parameter in ours.named_parameters()}
-    pairs = {"model.embed_tokens.weight": "embed.weight", "model.norm.weight": "norm.weight"}
-    for layer in range(2):
-        their, our = f"model.layers.{layer}.", f"layers.{layer}."
-        pairs |= {f"{their}self_attn.{name}_proj.weight": f"{our}attention.{name}_proj.weight" for name in "qkvo"}
-        pairs |= {
-            f"{their}self_attn.query_layernorm.weight": f"{our}attention.q_norm.weight",
-            f"{their}self_attn.key_layernorm.weight": f"{our}attention.k_norm.weight",
-            f"{their}mlp.gate.wg.weight": f"{our}moe.router.weight",
-            f"{their}mlp.experts.gate_up_proj": f"{our}moe.experts.gate_up",
-            f"{their}mlp.experts.down_proj": f"{our}moe.experts.down",
-            f"{their}mlp.shared_mlp.down_proj.weight": f"{our}moe.shared.down.weight",
-        }
-    for their_name, our_name in pairs.items():
-        torch.testing.assert_close(found[our_name], expected[their_name], rtol=1e-4, atol=tolerance, msg=our_name)
+def assert_same_gradients(theirs: Any, ours: Transformer, folder: Path, tolerance: float = 1e-5) -> None:
+    """Compare the gradients of every parameter. Theirs are saved as if they were weights, and loaded as ours."""
+    gradients = copy.deepcopy(theirs)
+    with torch.no_grad():
+        for parameter, source in zip(gradients.parameters(), theirs.parameters(), strict=True):
+            parameter.copy_(source.grad)
+    gradients.save_pretrained(folder)
+    for name, expected in load_model(folder).named_parameters():
+        found = ours.get_parameter(name).grad
+        assert expected.abs().max() > 100 * tolerance, f"{name}: gradients too small to compare"
+        torch.testing.assert_close(
+            found, expected, rtol=1e-4, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )

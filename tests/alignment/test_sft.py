@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from aligned_models import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan import ModelConfig
-from kaiyuan.alignment.sft import ChatSource, pack, stack
+from kaiyuan.alignment.sft import ChatSource, best_fit, pack, stack
 from kaiyuan.errors import DataError
-from kaiyuan.model.routing import DROPLESS
-from kaiyuan.model.transformer import Transformer
 from kaiyuan.tokenizer import ChatTokens
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 
 PAD = 99
-
-
-def tiny_model() -> Transformer:
-    config = ModelConfig(
-        vocab_size=100, hidden_size=32, num_layers=4, num_attention_heads=4, num_kv_heads=2, head_dim=8,
-        intermediate_size=48, num_experts=4, init_std=0.2,
-    )  # fmt: skip
-    model = Transformer(config)
-    model.init_weights(1)
-    model.mode.routing = DROPLESS
-    return model.train()
 
 
 def sample(*ids: int, trained: int) -> ChatTokens:
@@ -48,21 +35,57 @@ samples_strategy = st.lists(
 def test_pack_keeps_every_trained_token_once_and_within_its_conversation(
     samples: list[ChatTokens], length: int
 ) -> None:
-    rows = pack(samples, length, PAD)
-    found, expected = [], []
-    for row in rows:
-        assert len(row.ids) == len(row.targets) == len(row.weights) == len(row.documents) == length
+    found, expected, conversations = [], [], 0
+    for row in pack(samples, length, PAD):
+        ids, targets, weights, documents = (
+            values.tolist() for values in (row.ids, row.targets, row.weights, row.documents)
+        )
+        assert len(ids) == len(targets) == len(weights) == len(documents) == length
+        conversations += len(set(documents)) - (ids[-1] == PAD)
         for place in range(length):
-            if row.weights[place]:
-                assert row.documents[place] == row.documents[place + 1]
-                assert row.targets[place] == row.ids[place + 1]
-                found.append((row.ids[place], row.targets[place]))
+            if weights[place]:
+                assert weights[place] == 1
+                assert documents[place] == documents[place + 1]
+                assert targets[place] == ids[place + 1]
+                found.append((ids[place], targets[place]))
+            elif place + 1 == length or documents[place] != documents[place + 1]:
+                assert targets[place] == PAD, "the last token of a conversation predicts nothing"
     for item in samples:
         expected += [(item.ids[i - 1], item.ids[i]) for i in range(1, len(item.ids)) if item.trained_mask[i]]
     assert sorted(found) == sorted(expected)
-    assert sum(
-        len(set(row.documents) - ({max(row.documents)} if row.ids[-1] == PAD else set())) for row in rows
-    ) == len(samples)
+    assert conversations == len(samples)
+
+
+def slow_best_fit(sizes: list[int], capacity: int) -> list[int]:
+    """How full the bins become, by looking through all of them for each item."""
+    bins: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [number for number, used in enumerate(bins) if used + size <= capacity]
+        if fitting:
+            bins[max(fitting, key=lambda number: bins[number])] += size
+        else:
+            bins.append(size)
+    return bins
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 120))
+@settings(deadline=None)
+def test_bins_are_those_of_a_plain_search(sizes: list[int], capacity: int) -> None:
+    bins = best_fit(sizes, capacity)
+    assert sorted(index for chosen in bins for index in chosen) == list(range(len(sizes)))
+    assert sorted(sum(sizes[index] for index in chosen) for chosen in bins) == sorted(slow_best_fit(sizes, capacity))
+
+
+def test_conversations_can_weigh_the_same() -> None:
+    samples = [sample(3, 4, 5, 6, 7, 8, trained=4), sample(10, 11, 12, trained=1)]
+    batch = stack(pack(samples, 16, PAD, equal_conversations=True))
+    assert batch.weights_BT[0].tolist() == [0, 0.25, 0.25, 0.25, 0.25, 0, 0, 1, *[0] * 8]
+    model = tiny_model()
+    with torch.no_grad():
+        found = language_model_loss(model, batch, batch).total
+        alone = [stack(pack([item], 16, PAD)) for item in samples]
+        means = [language_model_loss(model, part, part).total for part in alone]
+    assert found.item() == pytest.approx(sum(means).item() / 2, abs=1e-5)
 
 
 def test_packed_equals_unpacked_in_loss_and_gradients() -> None:
@@ -88,13 +111,20 @@ def test_packed_equals_unpacked_in_loss_and_gradients() -> None:
 
 
 def test_conversations_of_a_row_do_not_see_each_other() -> None:
-    first = pack([sample(3, 4, 5, 6, trained=1), sample(10, 11, 12, trained=1)], 8, PAD)
-    other = pack([sample(3, 4, 5, 6, trained=1), sample(60, 11, 12, trained=1)], 8, PAD)
-    model = tiny_model().eval()
+    """Changing the first conversation of a row changes nothing in the second, neither content nor positions."""
+    model = tiny_model()
+    second = sample(10, 11, 12, 13, trained=2)
+    rows = [pack([first, second], 16, PAD)[0] for first in
+            (sample(3, 4, 5, 6, 7, trained=1), sample(60, 61, 62, 63, 64, trained=1),
+             sample(3, 4, 5, 6, 7, 8, 9, trained=1))]  # fmt: skip
     with torch.no_grad():
-        one, two = (model(stack(rows).ids_BT, documents_BT=stack(rows).documents_BT) for rows in (first, other))
-    torch.testing.assert_close(one[0, :4], two[0, :4], rtol=1e-4, atol=1e-5)
-    assert (one[0, 4:7] - two[0, 4:7]).abs().max() > 0.1
+        found = [model(stack([row]).ids_BT, documents_BT=stack([row]).documents_BT)[0] for row in rows]
+        across = [model(stack([row]).ids_BT)[0] for row in rows]
+        alone = model(torch.tensor([second.ids]))[0]
+    for row, logits, leaking in zip(rows, found, across, strict=True):
+        start = row.ids.tolist().index(10)
+        torch.testing.assert_close(logits[start : start + 4], alone, rtol=1e-4, atol=1e-5)
+        assert (leaking[start : start + 4] - alone).abs().max() > 0.1, "the model would see across without documents"
 
 
 def test_what_cannot_be_trained_is_an_error() -> None:
@@ -114,4 +144,7 @@ def test_every_row_comes_once_an_epoch_in_a_new_order() -> None:
     firsts = [[row[0].item() for batch in batches[part] for row in batch.ids_BT] for part in (slice(0, 3), slice(3, 6))]
     assert sorted(firsts[0]) == sorted(firsts[1]) == list(range(10))
     assert firsts[0] != firsts[1]
-    assert torch.equal(source.batch(2, None).ids_BT, batches[2].ids_BT)  # type: ignore[arg-type]
+    for step in (2, 5, 0):
+        assert torch.equal(source.batch(step, None).ids_BT, batches[step].ids_BT)  # type: ignore[arg-type]
+    other = ChatSource(rows, batch_size=4, epochs=2, seed=1)
+    assert any(not torch.equal(other.batch(step, None).ids_BT, batches[step].ids_BT) for step in range(2))  # type: ignore[arg-type]

@@ -29,41 +29,56 @@ def trl_arguments(kind: Any, folder: Path, **values: Any) -> Any:
                 disable_tqdm=True, **values)  # fmt: skip
 
 
-@pytest.mark.parametrize("sft_weight", [0.0, 0.3])
-def test_dpo_equals_trl(tmp_path: Path, sft_weight: float) -> None:
+SIGMOID = {"loss_type": ["sigmoid"]}
+WITH_SFT = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]}
+# TRL smooths labels in "aot" alone, which is plain DPO where there is one pair.
+SMOOTHED = {"loss_type": ["aot"], "label_smoothing": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "their_settings", "objective"),
+    [
+        (PAIRS, SIGMOID, DPOObjective(beta=0.25)),
+        (PAIRS, WITH_SFT, DPOObjective(beta=0.25, sft_weight=0.3)),
+        (PAIRS[1:2], SMOOTHED, DPOObjective(beta=0.25, label_smoothing=0.2)),
+    ],
+)
+def test_dpo_equals_trl(
+    tmp_path: Path, pairs: list[PreferencePair], their_settings: dict[str, Any], objective: DPOObjective
+) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
     theirs, ours, tokenizer = tiny_pair(tmp_path / "model")
     reference, our_reference, _ = tiny_pair(tmp_path / "reference", seed=1)
-    types = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, sft_weight]} if sft_weight else {}
     rows = Dataset.from_list(
         [{"prompt": text[:12], "chosen": text[12:20], "rejected": text[20:28]} for text in TEXT[:3]]
     )
     trainer = DPOTrainer(
-        model=theirs, ref_model=reference, args=trl_arguments(DPOConfig, tmp_path, beta=0.25, **types),
+        model=theirs, ref_model=reference, args=trl_arguments(DPOConfig, tmp_path, beta=0.25, **their_settings),
         train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(tmp_path / "model"),
     )  # fmt: skip
     inputs = trainer.data_collator(
-        [{"prompt_ids": pair.prompt, "chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in PAIRS]
+        [{"prompt_ids": pair.prompt, "chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in pairs]
     )
     theirs.train()
     expected = trainer.compute_loss(theirs, inputs)
     expected.backward()
 
-    batch = collate(PAIRS, tokenizer.pad_id)
+    batch = collate(pairs, tokenizer.pad_id)
     batch.extra["reference"] = reference_log_probs(our_reference, batch)
     ours.train()
-    loss = DPOObjective(beta=0.25, sft_weight=sft_weight)(ours, batch, batch)
+    loss = objective(ours, batch, batch)
     loss.total.backward()
 
     torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
-    assert_same_gradients(theirs, ours)
+    assert_same_gradients(theirs, ours, tmp_path / "gradients")
     logged = {name: values[-1] for name, values in trainer._metrics["train"].items()}
     for our_name, their_name in {"chosen_reward": "rewards/chosen", "rejected_reward": "rewards/rejected",
-                                 "margin": "rewards/margins", "accuracy": "rewards/accuracies"}.items():  # fmt: skip
-        assert float(loss.metrics[our_name]) == pytest.approx(logged[their_name], abs=1e-5)
+                                 "margin": "rewards/margins", "accuracy": "rewards/accuracies",
+                                 "chosen_logprob": "logps/chosen"}.items():  # fmt: skip
+        assert float(loss.metrics[our_name]) == pytest.approx(logged[their_name], rel=1e-5, abs=1e-5)
 
 
 def test_sft_equals_trl(tmp_path: Path) -> None:
@@ -99,4 +114,4 @@ def test_sft_equals_trl(tmp_path: Path) -> None:
     loss = language_model_loss(ours, packed, packed)
     loss.total.backward()
     torch.testing.assert_close(loss.total, expected, rtol=1e-5, atol=1e-5)
-    assert_same_gradients(theirs, ours)
+    assert_same_gradients(theirs, ours, tmp_path / "gradients")

@@ -5,6 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +17,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from training_process import CONFIG, RandomTokens
 
-from kaiyuan import ModelConfig
 from kaiyuan.errors import CheckpointError, TrainingError
 from kaiyuan.model.routing import DROPLESS, RoutingPolicy
 from kaiyuan.model.transformer import Transformer
-from kaiyuan.training.batch import Batch
+from kaiyuan.training.batch import Batch, BatchSource
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.optimizer import expert_lr_ratio, optimal_lr, parameter_groups
 from kaiyuan.training.schedule import Schedule
 from kaiyuan.training.trainer import Trainer, TrainerSettings
-
-CONFIG = ModelConfig(
-    vocab_size=64, hidden_size=32, num_layers=2, num_attention_heads=2, num_kv_heads=1, head_dim=16,
-    intermediate_size=48, num_experts=4,
-)  # fmt: skip
 
 
 def model(seed: int = 0, dtype: torch.dtype | None = None) -> Transformer:
@@ -36,21 +36,20 @@ def model(seed: int = 0, dtype: torch.dtype | None = None) -> Transformer:
     return made
 
 
-class RandomTokens:
-    """Batches of random tokens that depend on the step alone."""
-
-    def batch(self, step: int, model: Transformer) -> Batch:
-        ids = torch.randint(64, (4, 17), generator=torch.Generator().manual_seed(step))
-        return Batch(ids[:, :-1], ids[:, 1:], torch.ones(4, 16))
-
-
 SETTINGS = TrainerSettings(steps=6, lr=0.01, warmup=2, checkpoint_every=3, hidden_dropout=0.1, ema_decay=0.5,
                            routing=RoutingPolicy(capacity_factor=1.0, min_capacity=1))  # fmt: skip
 
 
-def trainer(folder: Path, settings: TrainerSettings = SETTINGS, dtype: torch.dtype | None = torch.bfloat16) -> Trainer:
+def trainer(
+    folder: Path,
+    settings: TrainerSettings = SETTINGS,
+    dtype: torch.dtype | None = torch.bfloat16,
+    device: str = "cpu",
+    source: BatchSource | None = None,
+) -> Trainer:
     folder.mkdir(parents=True, exist_ok=True)
-    return Trainer("test", model(dtype=dtype), RandomTokens(), language_model_loss, settings, folder)
+    made = model(dtype=dtype).to(device)
+    return Trainer("test", made, source or RandomTokens(), language_model_loss, settings, folder)
 
 
 def log(folder: Path) -> list[dict[str, object]]:
@@ -81,6 +80,76 @@ def test_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(found[name], value), name
     for name, value in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name
+    assert_same(whole.optimizer.state_dict(), second.optimizer.state_dict())
+
+
+def assert_same(one: object, other: object, place: str = "") -> None:
+    """Equal to the bit, through dicts and lists."""
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor)
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert isinstance(other, dict)
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple)
+        assert len(one) == len(other), place
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{place}[{index}]")
+    else:
+        assert one == other, place
+
+
+def process(folder: Path) -> subprocess.Popen[bytes]:
+    script = Path(__file__).with_name("training_process.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.DEVNULL, env=environment)
+
+
+def kill_after(lines: int, running: subprocess.Popen[bytes], folder: Path) -> None:
+    """Kill -9 as soon as the log has so many lines."""
+    path = folder / "metrics.jsonl"
+    while running.poll() is None and (not path.exists() or path.read_text().count("\n") < lines):
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL, "it was over before it could be killed"
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert process(whole).wait() == 0
+    for lines in (2, 7, 17):
+        kill_after(lines, process(killed), killed)
+        with (killed / "metrics.jsonl").open("a") as stream:
+            stream.write('{"step": 99, "lo')
+    assert process(killed).wait() == 0
+    assert [line["step"] for line in log(killed)] == list(range(40))
+    assert log(killed) == log(whole)
+    found, expected = (torch.load(folder / "weights.pt", weights_only=True) for folder in (killed, whole))
+    assert_same(expected, found)
+
+
+def test_the_guard_remembers_across_a_restart(tmp_path: Path) -> None:
+    first = trainer(tmp_path)
+    for loss in (2.0, 3.0, math.nan, 2.5, math.nan, math.nan):
+        first.guard.accepts(0, loss, 1.0)
+    first.step = 3
+    first._save()
+    assert trainer(tmp_path).guard.state() == {"recent": [2.0, 3.0, 2.5], "refused_in_a_row": 2, "refused": 3}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_a_gpu_resumes_with_its_average(tmp_path: Path) -> None:
+    first = trainer(tmp_path, device="cuda")
+    first.step = 3
+    first._save()
+    second = trainer(tmp_path, device="cuda")
+    assert second.step == 3
+    assert {value.device.type for value in second.fit().values()} == {"cuda"}
+    assert [line["step"] for line in log(tmp_path)] == [3, 4, 5]
 
 
 def test_the_average_is_exponential(tmp_path: Path) -> None:
@@ -180,6 +249,55 @@ def test_a_refused_update_leaves_the_weights(tmp_path: Path) -> None:
     assert log(tmp_path)[0]["applied"] is False
     for name, value in made.model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+class BadBatches:
+    """Random tokens, and a loss that is not a number at the steps in ``bad``."""
+
+    def __init__(self, *bad: int) -> None:
+        self.bad = bad
+
+    def batch(self, step: int, model: Transformer) -> Batch:
+        batch = RandomTokens().batch(step, model)
+        if step in self.bad:
+            batch.weights_BT[0, 0] = math.nan
+        return batch
+
+
+def test_a_loss_that_is_not_a_number_leaves_no_trace(tmp_path: Path) -> None:
+    """The bad step changes neither weights nor moments nor average: as if it had not been."""
+    settings = replace(SETTINGS, steps=4, warmup=0, decay_to=1.0, final_lr=1.0, anneal_share=0.0)
+    made = trainer(tmp_path / "bad", settings, source=BadBatches(2))
+    states = []
+    made.on_step = lambda step: states.append(
+        {"weights": {name: value.clone() for name, value in made.model.state_dict().items()},
+         "average": {name: value.clone() for name, value in (made.ema or {}).items()},
+         "moments": [{key: value.clone() for key, value in slots.items()} for slots in made.optimizer.state.values()]}
+    )  # fmt: skip
+    made.fit()
+    assert [line["applied"] for line in log(tmp_path / "bad")] == [True, True, False, True]
+    assert math.isnan(float(log(tmp_path / "bad")[2]["loss"]))  # type: ignore[arg-type]
+    assert_same(states[1], states[2])
+    assert not torch.equal(states[2]["weights"]["embed.weight"], states[3]["weights"]["embed.weight"])
+    assert all(value.isfinite().all() for value in states[3]["weights"].values())
+
+
+def test_endless_bad_losses_stop_the_run(tmp_path: Path) -> None:
+    made = trainer(tmp_path, replace(SETTINGS, steps=20), source=BadBatches(*range(20)))
+    with pytest.raises(TrainingError, match=r"step 7: the loss is nan, 8 steps in a row"):
+        made.fit()
+    assert len(log(tmp_path)) == 7
+
+
+def test_every_group_moves_at_its_own_rate(tmp_path: Path) -> None:
+    """Adam's first step moves a weight by the learning rate, whatever its gradient: here 0.01 and 0.31 of it."""
+    settings = replace(SETTINGS, steps=1, warmup=0, weight_decay=0.0, ema_decay=0.0, anneal_share=0.0)
+    made = trainer(tmp_path, settings, dtype=None)
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    made.fit()
+    for name, value in made.model.state_dict().items():
+        moved = (value - before[name]).abs().max().item()
+        assert moved == pytest.approx(0.01 * (0.31 if ".experts." in name else 1.0), rel=0.02), name
 
 
 def test_a_checkpoint_of_another_model_is_explained(tmp_path: Path) -> None:

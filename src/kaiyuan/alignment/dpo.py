@@ -26,15 +26,18 @@ def dpo_loss(
     reference_chosen_P: Tensor,
     reference_rejected_P: Tensor,
     beta: float,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``-log sigmoid(beta * (chosen log-ratio - rejected log-ratio))`` and the implicit rewards of both, (P,) each.
 
     Inputs are log-probabilities of whole answers. The reward of an answer is ``beta * (policy - reference)``, without
-    gradient.
+    gradient. ``label_smoothing`` is the probability that a pair is the wrong way round: the loss is its expectation.
     """
     chosen_P = beta * (policy_chosen_P - reference_chosen_P)
     rejected_P = beta * (policy_rejected_P - reference_rejected_P)
-    return -F.logsigmoid(chosen_P - rejected_P), chosen_P.detach(), rejected_P.detach()
+    margin_P = chosen_P - rejected_P
+    losses_P = -(1 - label_smoothing) * F.logsigmoid(margin_P) - label_smoothing * F.logsigmoid(-margin_P)
+    return losses_P, chosen_P.detach(), rejected_P.detach()
 
 
 def answer_log_probs(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor, Features]:
@@ -53,12 +56,13 @@ class DPOObjective:
 
     beta: float = 0.1
     sft_weight: float = 0.0
+    label_smoothing: float = 0.0
 
     def __call__(self, model: Transformer, part: Batch, whole: Batch) -> Loss:
         sums_R, token_RT, features = answer_log_probs(model, part)
-        reference_R = part.extra["reference"]
+        policy_P2, reference_P2 = sums_R.view(-1, 2), part.extra["reference"].view(-1, 2)
         losses_P, chosen_P, rejected_P = dpo_loss(
-            sums_R[::2], sums_R[1::2], reference_R[::2], reference_R[1::2], self.beta
+            policy_P2[:, 0], policy_P2[:, 1], reference_P2[:, 0], reference_P2[:, 1], self.beta, self.label_smoothing
         )
         pairs = len(whole.ids_BT) // 2
         preference = losses_P.sum() / pairs
@@ -78,7 +82,8 @@ class DPOObjective:
 
 
 @torch.no_grad()
-def reference_log_probs(model: Transformer, batch: Batch) -> Tensor:
-    """The frozen reference's log-probability of each row's answer, (R,)."""
+def reference_log_probs(model: Transformer, batch: Batch, rows: int = 64) -> Tensor:
+    """The frozen reference's log-probability of each row's answer, (R,); at most ``rows`` are computed together."""
     model.eval()
-    return answer_log_probs(model, batch)[0]
+    parts = (batch.rows(slice(start, start + rows)) for start in range(0, len(batch.ids_BT), rows))
+    return torch.cat([answer_log_probs(model, part)[0] for part in parts])

@@ -7,18 +7,26 @@ place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from kaiyuan.alignment.dpo import reference_log_probs
+from kaiyuan.errors import DataError
+from kaiyuan.files import read_jsonl
 from kaiyuan.inference.engine import Completion, Engine
 from kaiyuan.inference.sampling import SamplingParams
 from kaiyuan.model.routing import mix_seed
 from kaiyuan.model.transformer import Transformer
+from kaiyuan.tokenizer.chat import render_chat
 from kaiyuan.training.batch import Batch
+
+if TYPE_CHECKING:
+    from kaiyuan.tokenizer import Tokenizer
 
 Reward = Callable[[int, str], float]
 """The reward of an answer's text to the prompt with the given index."""
@@ -31,6 +39,35 @@ class PreferencePair:
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "chosen", "rejected"):
+            if not getattr(self, name):
+                raise DataError(f"a preference pair has no tokens in its {name}")
+
+
+def offline_pairs(path: Path, tokenizer: Tokenizer) -> list[PreferencePair]:
+    """The pairs of a JSON Lines file: ``{"messages": [..., the user's], "chosen": text, "rejected": text}``.
+
+    Raises ``DataError`` naming the file and the first pair that is not like that or whose answers are the same.
+    """
+    return [_offline_pair(row, tokenizer, f"{path}: pair {number}") for number, row in enumerate(read_jsonl(path), 1)]
+
+
+def _offline_pair(row: object, tokenizer: Tokenizer, place: str) -> PreferencePair:
+    if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
+        raise DataError(f'{place}: expected {{"messages": [...], "chosen": text, "rejected": text}}')
+    for name in ("chosen", "rejected"):
+        if not isinstance(row.get(name), str) or not row[name]:
+            raise DataError(f"{place}: {name} must be a text")
+    if row["chosen"] == row["rejected"]:
+        raise DataError(f"{place}: chosen and rejected are the same answer")
+    try:
+        prompt = render_chat(tokenizer, row["messages"])
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    chosen, rejected = ([*tokenizer.encode(row[name]), tokenizer.eos_id] for name in ("chosen", "rejected"))
+    return PreferencePair(prompt, chosen, rejected)
 
 
 def best_against_worst(
@@ -59,7 +96,15 @@ def collate(pairs: Sequence[PreferencePair], pad_id: int, multiple: int = 16) ->
         ids[row, : len(whole) - 1] = whole[:-1]
         targets[row, : len(whole) - 1] = whole[1:]
         weights[row, len(prompt) - 1 : len(whole) - 1] = 1.0
-    return Batch(ids, targets, weights)
+    return Batch(ids, targets, weights, group=2)
+
+
+class Sampler(Protocol):
+    """What answers prompts: ``kaiyuan.inference.engine.Engine``, or another engine with the policy's weights."""
+
+    def generate(self, prompts: Sequence[list[int]], params: Sequence[SamplingParams]) -> list[Completion]:
+        """``n`` completions for each prompt, next to each other."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,20 +116,21 @@ class OnlineSampler:
     params: SamplingParams
     """``n`` answers to every prompt; the seed is set for each prompt and step."""
     seed: int
-    tokenizer: object
+    tokenizer: Tokenizer
+    sampler: Callable[[Transformer, Tokenizer], Sampler] = Engine
 
     def pairs(self, model: Transformer, step: int, count: int) -> tuple[list[PreferencePair], dict[str, float]]:
         """At most ``count`` pairs from as many prompts, and what was seen on the way."""
         chosen = Random(f"online {self.seed} {step}").sample(range(len(self.prompts)), min(count, len(self.prompts)))
-        engine = Engine(model, self.tokenizer)  # type: ignore[arg-type]
-        params = [SamplingParams(**{**vars(self.params), "seed": mix_seed(self.seed, step, index)}) for index in chosen]
-        completions = engine.generate([self.prompts[index] for index in chosen], params)
+        params = [replace(self.params, seed=mix_seed(self.seed, step, index)) for index in chosen]
+        sampler = self.sampler(model, self.tokenizer)
+        completions = sampler.generate([self.prompts[index] for index in chosen], params)
         pairs, rewards = [], []
         for place, index in enumerate(chosen):
             group = completions[place * self.params.n : (place + 1) * self.params.n]
             found = [self.reward(index, completion.text) for completion in group]
             rewards += found
-            pair = best_against_worst(self.prompts[index], group, found, self.tokenizer.eos_id)  # type: ignore[attr-defined]
+            pair = best_against_worst(self.prompts[index], group, found, self.tokenizer.eos_id)
             if pair is not None:
                 pairs.append(pair)
         mean = sum(rewards) / max(len(rewards), 1)
@@ -92,7 +138,11 @@ class OnlineSampler:
 
 
 class PreferenceSource:
-    """Batches that mix offline and online pairs. A batch depends on the step and on the policy's weights alone."""
+    """Batches that mix offline and online pairs. A batch depends on the step and on the policy's weights alone.
+
+    ``reference`` is a frozen copy of the model that training starts from. Offline pairs take the place of online ones
+    that were not found, so there must be some.
+    """
 
     def __init__(
         self,
@@ -105,6 +155,8 @@ class PreferenceSource:
         pad_id: int,
         seed: int,
     ) -> None:
+        if not offline:
+            raise DataError("there are no offline preference pairs, which also stand in for missing online ones")
         self.offline, self.online, self.reference = offline, online, reference
         self.pairs, self.online_pairs = pairs, round(pairs * online_share)
         self.pad_id, self.seed = pad_id, seed

@@ -5,11 +5,14 @@ Shapes: B rows, T tokens of a row.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 import torch
+from torch import Tensor
 
 from kaiyuan.errors import DataError
 from kaiyuan.model.transformer import Transformer
@@ -17,39 +20,60 @@ from kaiyuan.tokenizer.chat import ChatTokens
 from kaiyuan.training.batch import Batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedRow:
-    """``length`` positions of one or more conversations, one after the other, then padding."""
+    """One or more conversations, one after the other, then padding. All tensors are (T,)."""
 
-    ids: list[int]
-    targets: list[int]
-    """The next token of the same conversation; the padding id where there is none."""
-    weights: list[float]
-    """1 where the target is trained: text of an answer or the token that ends it."""
-    documents: list[int]
-    """Number of the conversation within the row; padding counts as one more."""
+    ids: Tensor
+    """int32"""
+    targets: Tensor
+    """int32; the next token of the same conversation, the padding id where there is none."""
+    weights: Tensor
+    """float32; over 0 where the target is trained: text of an answer or the token that ends it."""
+    documents: Tensor
+    """int32; number of the conversation within the row; padding counts as one more."""
 
 
-def pack(samples: Sequence[ChatTokens], length: int, pad_id: int) -> list[PackedRow]:
-    """Put every sample into the first row that has room for it, longest first (first-fit decreasing).
+def pack(
+    samples: Sequence[ChatTokens], length: int, pad_id: int, *, equal_conversations: bool = False
+) -> list[PackedRow]:
+    """Put samples into rows of ``length`` tokens, whole and without seeing each other.
 
-    Samples are never cut and never see each other. Raises ``DataError`` for one that is longer than a row or that has
-    no token to train.
+    A trained token weighs 1; with ``equal_conversations`` it weighs 1 over the number of trained tokens of its
+    conversation, so that long answers do not outweigh short ones. Raises ``DataError`` for a sample that is longer
+    than a row or that has no token to train.
     """
-    rows: list[list[ChatTokens]] = []
-    room: list[int] = []
-    order = sorted(range(len(samples)), key=lambda index: (-len(samples[index].ids), index))
-    for index in order:
-        sample = samples[index]
+    for index, sample in enumerate(samples):
         _check(sample, index, length)
-        place = next((row for row, free in enumerate(room) if free >= len(sample.ids)), None)
-        if place is None:
-            place = len(rows)
-            rows.append([])
-            room.append(length)
-        rows[place].append(sample)
-        room[place] -= len(sample.ids)
-    return [_row(row, length, pad_id) for row in rows]
+    bins = best_fit([len(sample.ids) for sample in samples], length)
+    return [_row([samples[index] for index in chosen], length, pad_id, equal_conversations) for chosen in bins]
+
+
+def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of ``sizes`` in bins of ``capacity``: largest first, each into the fullest bin that has room for it.
+
+    Bins are kept by their room, so the time for a million samples is seconds, not hours. No size may be over
+    ``capacity``.
+    """
+    bins: list[list[int]] = []
+    bins_with: defaultdict[int, list[int]] = defaultdict(list)
+    rooms: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        place = bisect_left(rooms, sizes[index])
+        if place == len(rooms):
+            room, number = capacity, len(bins)
+            bins.append([])
+        else:
+            room = rooms[place]
+            number = bins_with[room].pop()
+            if not bins_with[room]:
+                del rooms[place]
+        bins[number].append(index)
+        left = room - sizes[index]
+        if not bins_with[left]:
+            insort(rooms, left)
+        bins_with[left].append(number)
+    return bins
 
 
 def _check(sample: ChatTokens, index: int, length: int) -> None:
@@ -59,19 +83,21 @@ def _check(sample: ChatTokens, index: int, length: int) -> None:
         raise DataError(f"sample {index} has no token to train: it needs an assistant message")
 
 
-def _row(samples: Sequence[ChatTokens], length: int, pad_id: int) -> PackedRow:
-    row = PackedRow([], [], [], [])
+def _row(samples: Sequence[ChatTokens], length: int, pad_id: int, equal: bool) -> PackedRow:
+    ids, targets, documents = (
+        torch.full((length,), fill, dtype=torch.int32) for fill in (pad_id, pad_id, len(samples))
+    )
+    weights = torch.zeros(length)
+    start = 0
     for number, sample in enumerate(samples):
-        row.ids.extend(sample.ids)
-        row.targets.extend([*sample.ids[1:], pad_id])
-        row.weights.extend([*map(float, sample.trained_mask[1:]), 0.0])
-        row.documents.extend([number] * len(sample.ids))
-    missing = length - len(row.ids)
-    row.ids.extend([pad_id] * missing)
-    row.targets.extend([pad_id] * missing)
-    row.weights.extend([0.0] * missing)
-    row.documents.extend([len(samples)] * missing)
-    return row
+        end = start + len(sample.ids)
+        ids[start:end] = torch.tensor(sample.ids, dtype=torch.int32)
+        targets[start : end - 1] = ids[start + 1 : end]
+        trained = torch.tensor(sample.trained_mask[1:], dtype=torch.float32)
+        weights[start : end - 1] = trained / trained.sum() if equal else trained
+        documents[start:end] = number
+        start = end
+    return PackedRow(ids, targets, weights, documents)
 
 
 class ChatSource:
@@ -84,19 +110,27 @@ class ChatSource:
         self.batch_size = min(batch_size, len(rows))
         self.per_epoch = -(-len(rows) // self.batch_size)
         self.steps = epochs * self.per_epoch
+        """Steps of the whole training; the last one of an epoch may have fewer rows."""
+        self._epoch, self._order = -1, list[int]()
 
     def batch(self, step: int, model: Transformer) -> Batch:
         epoch, number = divmod(step, self.per_epoch)
-        order = Random(f"sft {self.seed} {epoch}").sample(range(len(self.rows)), len(self.rows))
-        chosen = [self.rows[index] for index in order[number * self.batch_size : (number + 1) * self.batch_size]]
-        return stack(chosen)
+        chosen = self._order_of(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
+        return stack([self.rows[index] for index in chosen])
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """The rows' order in an epoch, kept until another epoch is asked for."""
+        if epoch != self._epoch:
+            self._order = Random(f"sft {self.seed} {epoch}").sample(range(len(self.rows)), len(self.rows))
+            self._epoch = epoch
+        return self._order
 
 
 def stack(rows: Sequence[PackedRow]) -> Batch:
-    """Rows of equal length as a batch."""
+    """Rows of equal length as a batch (B, T)."""
     return Batch(
-        torch.tensor([row.ids for row in rows]),
-        torch.tensor([row.targets for row in rows]),
-        torch.tensor([row.weights for row in rows]),
-        torch.tensor([row.documents for row in rows]),
+        torch.stack([row.ids for row in rows]).long(),
+        torch.stack([row.targets for row in rows]).long(),
+        torch.stack([row.weights for row in rows]),
+        torch.stack([row.documents for row in rows]).long(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kaiyuan.alignment.dpo import DPOObjective
-from kaiyuan.alignment.preference import OnlineSampler, PreferencePair, PreferenceSource
+from kaiyuan.alignment.preference import OnlineSampler, PreferenceSource, offline_pairs
 from kaiyuan.alignment.sft import ChatSource, pack
 from kaiyuan.checkpoint import load_model
 from kaiyuan.files import read_jsonl
@@ -13,7 +13,7 @@ from kaiyuan.inference.sampling import SamplingParams
 from kaiyuan.progress import say
 from kaiyuan.synthesis.problems import Problem, verify
 from kaiyuan.synthesis.stage import PREFERENCES, SFT
-from kaiyuan.tokenizer import load_tokenizer, render_chat, render_training
+from kaiyuan.tokenizer import load_tokenizer, render_training
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.pretrain import compute_dtype, finish, pick_device, trainer_settings
 from kaiyuan.training.trainer import Trainer
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from kaiyuan.model.transformer import Transformer
     from kaiyuan.run import StageContext
-    from kaiyuan.tokenizer import Tokenizer
 
 
 def run_sft(context: StageContext) -> dict[str, Any]:
@@ -53,15 +52,19 @@ def run_dpo(context: StageContext) -> dict[str, Any]:
     assert section is not None
     source_folder = context.latest_model()
     tokenizer = load_tokenizer(source_folder)
-    rows = list(read_jsonl(context.input("synthesis") / PREFERENCES))
-    problems = [Problem(**row["problem"]) for row in rows]
+    file = context.input("synthesis") / PREFERENCES
+    offline = offline_pairs(file, tokenizer)
+    problems = [Problem(**row["problem"]) for row in read_jsonl(file)]
     params = SamplingParams(temperature=section.temperature, max_tokens=section.max_tokens, n=section.samples)
-    prompts = [render_chat(tokenizer, row["messages"]) for row in rows]
     online = OnlineSampler(
-        prompts, lambda index, text: verify(problems[index], text), params, run.seed + 200, tokenizer
+        [pair.prompt for pair in offline],
+        lambda index, text: verify(problems[index], text),
+        params,
+        run.seed + 200,
+        tokenizer,
     )
     source = PreferenceSource(
-        [_offline_pair(tokenizer, prompt, row) for prompt, row in zip(prompts, rows, strict=True)],
+        offline,
         online,
         trainable(source_folder, context).eval().requires_grad_(False),
         pairs=section.batch_size,
@@ -81,9 +84,3 @@ def trainable(folder: Path, context: StageContext) -> Transformer:
     model = load_model(folder)
     model.compute_dtype = compute_dtype(context.recipe.run)
     return model.to(pick_device(context.recipe.run))
-
-
-def _offline_pair(tokenizer: Tokenizer, prompt: list[int], row: dict[str, Any]) -> PreferencePair:
-    answers = ([*tokenizer.encode(row[name]), tokenizer.eos_id] for name in ("chosen", "rejected"))
-    chosen, rejected = answers
-    return PreferencePair(prompt, chosen, rejected)

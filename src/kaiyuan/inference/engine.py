@@ -90,6 +90,8 @@ class Engine:
         """Complete every prompt; ``params`` for all of them or one for each. With ``n > 1`` a prompt has n results
         in a row.
         """
+        if isinstance(prompts, str) or any(isinstance(prompt, int) for prompt in prompts):
+            raise KaiyuanError("prompts come as a list: put a single one in brackets")
         settings = self._settings(params, len(prompts))
         sequences: list[_Sequence] = []
         for prompt, setting in zip(prompts, settings, strict=True):

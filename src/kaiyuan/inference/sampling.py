@@ -33,8 +33,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         problems = []
-        if not 0 <= self.temperature <= 100:
-            problems.append(f"temperature: {self.temperature} is not between 0 and 100")
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 100:
+            problems.append(f"temperature: {self.temperature} is neither 0 nor between 1e-6 and 100")
         if self.top_k < 0:
             problems.append(f"top_k: {self.top_k} is negative")
         if not 0 < self.top_p <= 1:
@@ -49,7 +49,8 @@ class SamplingParams:
 
 def restricted_probs(logits_BV: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Probabilities (B, V) after temperature, then top-k, then nucleus (top-p) restriction, renormalised."""
-    logits_BV = logits_BV.float() / temperature
+    logits_BV = logits_BV.float()
+    logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature  # no overflow however low it is
     if 0 < top_k < logits_BV.shape[-1]:
         threshold_B1 = logits_BV.topk(top_k, dim=-1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)

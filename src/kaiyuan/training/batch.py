@@ -28,6 +28,8 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     """Numbers about how the batch was made, logged with the step."""
+    group: int = 1
+    """Rows that belong together, 2 for pairs: micro-batches do not part them."""
 
     @property
     def tokens(self) -> int:
@@ -50,6 +52,7 @@ class Batch:
             None if self.documents_BT is None else change(self.documents_BT),
             {name: change(value) for name, value in self.extra.items()},
             self.metrics,
+            self.group,
         )
 
 

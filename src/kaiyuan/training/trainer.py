@@ -102,7 +102,8 @@ class Trainer:
     def _resume(self) -> None:
         found = training_checkpoints(self.checkpoints)
         if found:
-            state, self.ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
+            state, ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
+            self.ema = None if ema is None else {name: value.to(self.model.device) for name, value in ema.items()}
             self.step, self.tokens = state["step"], state["tokens"]
             self.guard.restore(state["guard"])
             say(f"{self.label}: goes on from step {self.step} of {self.settings.steps}")
@@ -167,7 +168,7 @@ class Trainer:
         router stats.
         """
         parts = self.settings.micro_batches
-        rows = math.ceil(len(batch.ids_BT) / parts)
+        rows = math.ceil(len(batch.ids_BT) / batch.group / parts) * batch.group
         totals: dict[str, Tensor] = {}
         router: list[RouterStats] = []
         for start in range(0, len(batch.ids_BT), rows):

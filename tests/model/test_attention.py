@@ -1,0 +1,192 @@
+"""Attention against plain versions: key gains folded into queries, packed documents, and the paths' agreement."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import TINY, build
+from torch import Tensor
+
+from kaiyuan.model.attention import Attention, Context, KeyValue, attend, document_mask, document_positions
+from kaiyuan.model.causal_attention import causal_attention
+from kaiyuan.model.config import ModelConfig
+from kaiyuan.model.norm import rms_norm_reference
+from kaiyuan.model.rope import rope_frequencies, rope_tables, rotate
+from kaiyuan.model.transformer import Transformer
+
+LENGTH = 11
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def plain_attention(
+    layer: Attention, producer: Attention, x: Tensor, source: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
+    """The release's order: every layer rotates the producer's raw keys and norms them with a gain of its own."""
+    heads, groups, size = layer.heads, layer.kv_heads, layer.head_dim
+    q = rotate((x @ layer.q_proj.weight.T).unflatten(-1, (heads, size)), cos, sin)
+    k = rotate((source @ producer.k_proj.weight.T).unflatten(-1, (groups, size)), cos, sin)
+    v = (source @ producer.v_proj.weight.T).unflatten(-1, (groups, size))
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q = rms_norm_reference(q, layer.q_norm.weight, layer.norm_eps)
+        k = rms_norm_reference(k, layer.k_norm.weight, layer.norm_eps)
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    k, v = (tensor.repeat_interleave(heads // groups, 1) for tensor in (k, v))
+    future = torch.ones(x.shape[1], x.shape[1]).triu(1).bool()
+    scores = (q @ k.transpose(2, 3) / math.sqrt(size)).masked_fill(future, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2) @ layer.o_proj.weight.T
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_one_set_of_keys_without_gain_is_exact_for_every_layer_of_a_group(qk_norm: bool) -> None:
+    """Values, and the gradients of every parameter (both layers' key gains among them) and of both inputs."""
+    config = TINY.replace(cla_share_factor=2, qk_norm=qk_norm)
+    first, second = (block.attention for block in build(config).layers[:2])
+    assert not hasattr(second, "k_proj")
+    one, two = (random(2, LENGTH, 32, seed=seed).requires_grad_() for seed in (1, 2))
+    cos, sin = rope_tables(torch.arange(LENGTH)[None], rope_frequencies(config))
+    context = Context(cos, sin, None)
+    found_first, shared = first(one, None, context)
+    found_second, passed_on = second(two, shared, context)
+    assert passed_on is shared
+    expected_first = plain_attention(first, first, one, one, cos, sin)
+    expected_second = plain_attention(second, first, two, one, cos, sin)
+    torch.testing.assert_close(found_first, expected_first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found_second, expected_second, rtol=1e-4, atol=1e-5)
+    inputs = [one, two, *first.parameters(), *second.parameters()]
+    upstream = random(2, LENGTH, 32, seed=3)
+    gradients = torch.autograd.grad([found_first, found_second], inputs, [upstream, upstream.flip(0)])
+    expected = torch.autograd.grad([expected_first, expected_second], inputs, [upstream, upstream.flip(0)])
+    for one_gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one_gradient, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 3), (8, 1)])
+@pytest.mark.parametrize("length", [1, 5, 128, 131, 256, 385])
+def test_blocks_of_queries_equal_pytorchs_kernel(length: int, heads: int, kv_heads: int) -> None:
+    q = random(2, heads, length, 8).requires_grad_()
+    k, v = (random(2, kv_heads, length, 8, seed=seed).requires_grad_() for seed in (1, 2))
+    upstream = random(2, heads, length, 8, seed=3)
+    found = causal_attention(q, k, v)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad(found, [q, k, v], upstream), torch.autograd.grad(expected, [q, k, v], upstream), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    q, k, v = (random(1, 2, 140, 8, seed=seed) * scale for seed, scale in ((0, 200.0), (1, 200.0), (2, 1.0)))
+    found = causal_attention(q.requires_grad_(), k, v)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found.sum(), [q]))
+
+
+def test_bfloat16_keeps_its_type_and_most_of_its_precision() -> None:
+    inputs = [random(2, heads, 150, 16, seed=seed).requires_grad_() for seed, heads in enumerate((4, 2, 2))]
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in inputs]
+    upstream = random(2, 4, 150, 16, seed=5)
+    exact, found = causal_attention(*inputs), causal_attention(*rounded)
+    pairs = zip(
+        (found.detach(), *torch.autograd.grad(found, rounded, upstream.bfloat16())),
+        (exact.detach(), *torch.autograd.grad(exact, inputs, upstream)),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert one.dtype == torch.bfloat16
+        assert float((one.float() - other).norm() / other.norm()) < 0.02
+
+
+def test_all_paths_agree() -> None:
+    """The training path, the inference path, and an explicit mask."""
+    q, shared = random(2, 4, 70, 8), KeyValue(random(2, 2, 70, 8, seed=1), random(2, 2, 70, 8, seed=2))
+    mask = torch.ones(70, 70, dtype=torch.bool).tril()[None, None]
+    expected = attend(q, shared, None)
+    torch.testing.assert_close(attend(q.clone().requires_grad_(), shared, None), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(attend(q, shared, mask), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_works_in_training_alone() -> None:
+    torch.manual_seed(0)
+    q, shared = random(1, 2, 50, 8).requires_grad_(), KeyValue(random(1, 2, 50, 8), torch.ones(1, 2, 50, 8))
+    assert attend(q, shared, None).std() < 1e-6
+    assert attend(q, shared, None, dropout=0.5).std() > 0.05
+    model = build(TINY)
+    model.mode.attention_dropout = 0.5
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids), model(ids))
+        assert not torch.equal(model.train()(ids), model(ids))
+
+
+def documents() -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
+    """Ids and document numbers of two rows, and each document as (row, start, end). Numbers come back in the row."""
+    spans = [(0, 0, 4), (0, 4, 5), (0, 5, 14), (1, 0, 13), (1, 13, 14)]
+    numbers = torch.zeros(2, 14, dtype=torch.int64)
+    for number, (row, start, end) in enumerate(spans):
+        numbers[row, start:end] = 7 - number
+    return torch.randint(0, 48, (2, 14), generator=torch.Generator().manual_seed(4)), numbers, spans
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_packed_documents_equal_documents_alone(training: bool) -> None:
+    model = build(TINY)
+    ids, numbers, spans = documents()
+    with torch.set_grad_enabled(training):
+        packed = model(ids, documents_BT=numbers).detach()
+        for row, start, end in spans:
+            alone = model(ids[row : row + 1, start:end])[0]
+            torch.testing.assert_close(packed[row, start:end], alone.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_no_document_sees_another_or_its_own_future() -> None:
+    """Change one token: only the rest of its own document may change, and it does."""
+    model = build(TINY)
+    ids, numbers, spans = documents()
+    changed = ids.clone()
+    changed[0, 7] = (ids[0, 7] + 1) % 48
+    with torch.no_grad():
+        before, after = model(ids, documents_BT=numbers), model(changed, documents_BT=numbers)
+    differs = (before - after).abs().amax(-1) > 1e-4  # rounding changes with the number of tokens an expert has
+    expected = torch.zeros(2, 14, dtype=torch.bool)
+    expected[0, 7 : spans[2][2]] = True
+    assert torch.equal(differs, expected)
+
+
+def test_gradients_of_packed_documents_are_those_of_documents_alone() -> None:
+    model = build(TINY)
+    ids, numbers, spans = documents()
+    pull = random(2, 14, 48, seed=6)
+    (model(ids, documents_BT=numbers) * pull).sum().backward()
+    packed = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for row, start, end in spans:
+        (model(ids[row : row + 1, start:end])[0] * pull[row, start:end]).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_positions_and_mask_of_documents_by_brute_force() -> None:
+    _, numbers, _ = documents()
+    places, mask = document_positions(numbers), document_mask(numbers)
+    for row in range(2):
+        seen: dict[int, int] = {}
+        for index, number in enumerate(numbers[row].tolist()):
+            assert int(places[row, index]) == seen.get(number, 0)
+            seen[number] = seen.get(number, 0) + 1
+            visible = [other for other in range(index + 1) if int(numbers[row, other]) == number]
+            assert torch.nonzero(mask[row, 0, index]).flatten().tolist() == visible
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_only_producers_have_keys_and_values(factor: int) -> None:
+    config: ModelConfig = TINY.replace(cla_share_factor=factor)
+    owners = [i for i, block in enumerate(Transformer(config).layers) if hasattr(block.attention, "k_proj")]
+    assert owners == list(range(0, 4, factor))
