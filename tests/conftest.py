@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,4 +13,4 @@ for folder in (HERE, *(path for path in HERE.iterdir() if path.is_dir() and path
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

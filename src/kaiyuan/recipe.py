@@ -163,13 +163,16 @@ class SftSection(TrainingSection):
 
 
 class DpoSection(TrainingSection):
+    """Dropless by default: the reference is, and an answer's log-ratio must not depend on what else is in the batch."""
+
+    routing: RoutingSection = RoutingSection(mode="dropless")
     steps: int = Field(ge=1)
     beta: float = Field(default=0.1, gt=0)
     sft_weight: float = Field(default=0.2, ge=0)
     ema_decay: float = Field(default=0.95, ge=0, lt=1)
     online_share: Share = Field(default=0.5, ge=0, le=1)
     samples: int = Field(default=4, ge=2)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6, le=100)
     max_tokens: int = Field(default=24, ge=1)
 
 

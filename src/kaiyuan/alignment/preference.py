@@ -120,8 +120,9 @@ class OnlineSampler:
     sampler: Callable[[Transformer, Tokenizer], Sampler] = Engine
 
     def pairs(self, model: Transformer, step: int, count: int) -> tuple[list[PreferencePair], dict[str, float]]:
-        """At most ``count`` pairs from as many prompts, and what was seen on the way."""
-        chosen = Random(f"online {self.seed} {step}").sample(range(len(self.prompts)), min(count, len(self.prompts)))
+        """At most ``count`` pairs and what was seen on the way; half of the prompts asked may teach nothing."""
+        asked = min(2 * count, len(self.prompts))
+        chosen = Random(f"online {self.seed} {step}").sample(range(len(self.prompts)), asked)
         params = [replace(self.params, seed=mix_seed(self.seed, step, index)) for index in chosen]
         sampler = self.sampler(model, self.tokenizer)
         completions = sampler.generate([self.prompts[index] for index in chosen], params)
@@ -134,7 +135,7 @@ class OnlineSampler:
             if pair is not None:
                 pairs.append(pair)
         mean = sum(rewards) / max(len(rewards), 1)
-        return pairs, {"sample_reward": mean, "mixed_prompts": len(pairs) / max(len(chosen), 1)}
+        return pairs[:count], {"sample_reward": mean, "mixed_prompts": len(pairs) / max(asked, 1)}
 
 
 class PreferenceSource:

@@ -7,6 +7,7 @@ first. What depends on the clock sits under ``time`` in each line, the rest is e
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class MetricsLog:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
+        self._stream.write(json.dumps({name: _finite(value) for name, value in line.items()}) + "\n")
         self._stream.flush()
         if self._board is not None:
             for name, value in line.items():
@@ -60,6 +61,11 @@ class MetricsLog:
         self._stream.close()
         if self._board is not None:
             self._board.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a number that is not finite is written as null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
