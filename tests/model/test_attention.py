@@ -81,6 +81,22 @@ def test_blocks_of_queries_equal_pytorchs_kernel(length: int, heads: int, kv_hea
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [7, 128, 300])
+def test_blocks_of_queries_keep_documents_apart(length: int) -> None:
+    q = random(2, 4, length, 8).requires_grad_()
+    k, v = (random(2, 2, length, 8, seed=seed).requires_grad_() for seed in (1, 2))
+    starts = torch.rand(2, length, generator=torch.Generator().manual_seed(4)) < 0.05
+    mask = document_mask(starts.cumsum(1))
+    found = causal_attention(q, k, v, mask.squeeze(1))
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    upstream = random(2, 4, length, 8, seed=3)
+    for one, other in zip(
+        torch.autograd.grad(found, [q, k, v], upstream), torch.autograd.grad(expected, [q, k, v], upstream), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_large_scores_do_not_overflow() -> None:
     q, k, v = (random(1, 2, 140, 8, seed=seed) * scale for seed, scale in ((0, 200.0), (1, 200.0), (2, 1.0)))
     found = causal_attention(q.requires_grad_(), k, v)

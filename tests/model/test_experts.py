@@ -68,13 +68,24 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_loop_equals_the_reference(case: str) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_loop_and_padded_batch_equal_the_reference(case: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Experts, "_pays_to_pad", lambda experts, counts: padded)
     top_k, routing = CASES[case]
     made, x = layer(), tokens()
     found = results(made(x, Dispatch(routing, EXPERTS, top_k)), x, routing, made)
     expected = results(experts_reference(x, routing, top_k, made.gate_up, made.down), x, routing, made)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_pays_for_small_matrices_with_like_loads_alone() -> None:
+    made = layer()
+    assert made._pays_to_pad([8, 8, 7, 7])
+    assert not made._pays_to_pad([30, 0, 0, 0])
+    assert not made._pays_to_pad([0, 0, 0, 0])
+    with torch.device("meta"):
+        assert not Experts(4, 512, 512)._pays_to_pad([8, 8, 8, 8])
 
 
 def grouped(made: Experts, x: Tensor, dispatch: Dispatch) -> Tensor:

@@ -86,9 +86,13 @@ class Attention(nn.Module):
 
 
 def attend(q_BHTd: Tensor, shared: KeyValue, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention (B, H, T, d) over shared keys and values; causal if there is no ``mask``."""
-    if mask is None and dropout == 0 and q_BHTd.requires_grad and q_BHTd.device.type == "cpu":
-        return causal_attention(q_BHTd, *shared)
+    """Scaled dot-product attention (B, H, T, d) over shared keys and values; causal if there is no ``mask``.
+
+    Where gradients are asked for, a mask is one of documents: causal, and every query sees itself.
+    """
+    whole = shared.k_BGSd.shape[2] == q_BHTd.shape[2]
+    if whole and dropout == 0 and q_BHTd.requires_grad and q_BHTd.device.type == "cpu":
+        return causal_attention(q_BHTd, *shared, None if mask is None else mask.squeeze(1))
     return F.scaled_dot_product_attention(
         q_BHTd,
         *shared,

@@ -33,7 +33,7 @@ def _by_key_head(x_BHTd: Tensor, kv_heads: int) -> Tensor:
 
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, hidden_BTT: Tensor | None) -> Tensor:
         kv_heads, length, size = k_BGTd.shape[1:]
         q = _by_key_head(q_BHTd, kv_heads)
         k, v = k_BGTd.reshape(-1, length, size), v_BGTd.reshape(-1, length, size)
@@ -43,7 +43,11 @@ class _CausalAttention(torch.autograd.Function):
         for start, end in _blocks(length):
             rows = end - start
             scores = torch.bmm(q_float[:, :, start:end].flatten(1, 2), k_float[:, :end].transpose(1, 2))
-            scores.view(len(q), -1, rows, end)[..., start:] += future[:rows, :rows]
+            if hidden_BTT is None:
+                scores.view(len(q), -1, rows, end)[..., start:] += future[:rows, :rows]
+            else:
+                hidden = hidden_BTT[:, None, None, start:end, :end]
+                scores.view(len(hidden), kv_heads, -1, rows, end).masked_fill_(hidden, -math.inf)
             probs = scores.softmax(-1).to(q.dtype)
             out[:, :, start:end] = torch.bmm(probs, v[:, :end]).view_as(out[:, :, start:end])
             kept.append(probs)
@@ -53,7 +57,7 @@ class _CausalAttention(torch.autograd.Function):
         return out.view(q_BHTd.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad_BHTd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad_BHTd: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out, *kept = ctx.saved_tensors
         length, size = k.shape[1:]
         grad = grad_BHTd.reshape(q.shape)
@@ -73,9 +77,13 @@ class _CausalAttention(torch.autograd.Function):
             grad_q.mul_(scale).view(q_shape),
             grad_k.mul_(scale).to(k.dtype).view(k_shape),
             grad_v.to(v.dtype).view(k_shape),
+            None,
         )
 
 
-def causal_attention(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor) -> Tensor:
-    """``softmax(q k^T / sqrt(d))`` over the past, times ``v``: (B, H, T, d). Queries and keys have the same T."""
-    return _CausalAttention.apply(q_BHTd, k_BGTd, v_BGTd)
+def causal_attention(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, mask_BTT: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(d))`` over the past, times ``v``: (B, H, T, d). Queries and keys have the same T.
+
+    ``mask_BTT`` is true where a query may look; it must not allow the future, and must allow every query itself.
+    """
+    return _CausalAttention.apply(q_BHTd, k_BGTd, v_BGTd, None if mask_BTT is None else ~mask_BTT)

@@ -1,16 +1,18 @@
 """SwiGLU feed-forward layers: the shared expert, and the specialised experts computed group by group.
 
-Tokens are sorted by expert, so every expert multiplies one contiguous block: nothing is padded and nothing computed
-twice. On a GPU one grouped GEMM runs all experts; on a CPU, where a grouped GEMM is no faster, a loop over experts
-does, as an autograd function of its own: automatic differentiation of ``weight[e]`` would fill a gradient as large as
-*all* experts for each expert (measured: 3 to 10 times the cost of the whole layer).
+Tokens are sorted by expert, so every expert multiplies one contiguous block. On a GPU one grouped GEMM runs all
+experts; on a CPU, where a grouped GEMM is no faster, a loop over experts does, as an autograd function of its own:
+automatic differentiation of ``weight[e]`` would fill a gradient as large as *all* experts for each expert (measured:
+3 to 10 times the cost of the whole layer). Experts so small that calling their products costs more than computing
+them are padded to equally many rows and computed as one batch.
 
 Shapes: T tokens, D hidden size, F width of an expert, E experts, N assignments, M assignments that are computed
-(sorted).
+(sorted), C rows of the fullest expert.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -80,52 +82,56 @@ class Dispatch:
 
 
 class _ExpertLoop(torch.autograd.Function):
-    """All experts one after the other on rows sorted by expert, (N, D) to (N, D); rows beyond the counts give zero."""
+    """All experts one after the other on rows sorted by expert, (N, D) to (N, D); rows beyond the counts give zero.
+
+    Only the matrix products loop: what is done to single elements is done to all rows at once.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts: list[int]) -> Tensor:
         gate_up_w, down_w = gate_up_EHD.to(x_ND.dtype), down_EDF.to(x_ND.dtype)
-        hidden_NH = x_ND.new_empty(len(x_ND), gate_up_w.shape[1])
+        whole, rows = len(x_ND), sum(counts)
+        hidden_NH = x_ND.new_empty(rows, gate_up_w.shape[1])
+        _products(x_ND[:rows].split(counts), gate_up_w.transpose(1, 2), hidden_NH.split(counts))
         out_ND = torch.empty_like(x_ND)
-        out_ND[sum(counts) :] = 0
-        for expert, rows in _blocks(counts):
-            torch.mm(x_ND[rows], gate_up_w[expert].t(), out=hidden_NH[rows])
-            gate, up = hidden_NH[rows].chunk(2, dim=-1)
-            torch.mm(F.silu(gate).mul_(up), down_w[expert].t(), out=out_ND[rows])
-        ctx.save_for_backward(x_ND, hidden_NH, gate_up_w, down_w)
-        ctx.counts = counts
-        ctx.weight_dtype = gate_up_EHD.dtype
+        out_ND[rows:] = 0
+        _products(swiglu(hidden_NH).split(counts), down_w.transpose(1, 2), out_ND[:rows].split(counts))
+        ctx.save_for_backward(x_ND[:rows], hidden_NH, gate_up_w, down_w)
+        ctx.counts, ctx.whole, ctx.weight_dtype = counts, whole, gate_up_EHD.dtype
         return out_ND
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, hidden_NH, gate_up_w, down_w = ctx.saved_tensors
-        grad_x = torch.empty_like(x_ND)
-        grad_x[sum(ctx.counts) :] = 0
-        grad_gate_up = torch.empty_like(gate_up_w, dtype=ctx.weight_dtype)
-        grad_down = torch.empty_like(down_w, dtype=ctx.weight_dtype)
-        grad_ND = grad_ND.contiguous()
-        for expert, count in enumerate(ctx.counts):
-            if count == 0:
-                grad_gate_up[expert].zero_()
-                grad_down[expert].zero_()
-        for expert, rows in _blocks(ctx.counts):
-            grad_act = grad_ND[rows] @ down_w[expert]
-            grad_hidden, act = swiglu_backward(grad_act, hidden_NH[rows])
-            grad_down[expert] = grad_ND[rows].t() @ act
-            grad_gate_up[expert] = grad_hidden.t() @ x_ND[rows]
-            torch.mm(grad_hidden, gate_up_w[expert], out=grad_x[rows])
-        return grad_x, grad_gate_up, grad_down, None
+        counts, rows = ctx.counts, len(x_ND)
+        grad = grad_ND[:rows].contiguous().split(counts)
+        grad_act_NF = x_ND.new_empty(rows, down_w.shape[2])
+        _products(grad, down_w, grad_act_NF.split(counts))
+        grad_hidden_NH, act_NF = swiglu_backward(grad_act_NF, hidden_NH)
+        grad_hidden = grad_hidden_NH.split(counts)
+        grad_x = x_ND.new_empty(ctx.whole, x_ND.shape[1])
+        grad_x[rows:] = 0
+        _products(grad_hidden, gate_up_w, grad_x[:rows].split(counts))
+        grad_down, grad_gate_up = torch.empty_like(down_w), torch.empty_like(gate_up_w)
+        _products([block.t() for block in grad], act_NF.split(counts), grad_down)
+        _products([block.t() for block in grad_hidden], x_ND.split(counts), grad_gate_up)
+        return grad_x, grad_gate_up.to(ctx.weight_dtype), grad_down.to(ctx.weight_dtype), None
 
 
-def _blocks(counts: list[int]) -> list[tuple[int, slice]]:
-    """(expert, its rows) for every expert that has any."""
-    blocks, start = [], 0
-    for expert, count in enumerate(counts):
-        if count:
-            blocks.append((expert, slice(start, start + count)))
-        start += count
-    return blocks
+def _products(lefts: Iterable[Tensor], rights: Iterable[Tensor], outs: Iterable[Tensor]) -> None:
+    """``out = left @ right`` for every expert; a product over no rows is zero."""
+    for left, right, out in zip(lefts, rights, outs, strict=True):
+        if left.numel():
+            torch.mm(left, right, out=out)
+        else:
+            out.zero_()
+
+
+def _padded_places(counts: list[int]) -> Tensor:
+    """Where each of the sorted rows stands if every expert has room for the fullest: int64 (M,)."""
+    counts_E = torch.tensor(counts)
+    gaps_E = (torch.arange(len(counts)) * max(counts)) - (counts_E.cumsum(0) - counts_E)
+    return torch.arange(sum(counts)) + gaps_E.repeat_interleave(counts_E)
 
 
 def grouped_swiglu(x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts_E: Tensor) -> Tensor:
@@ -145,13 +151,31 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
         """The weighted sum over each token's experts, (T, D); zero for a token that no expert computes."""
-        x_ND = x_TD[dispatch.token_N]
-        if x_ND.is_cuda and x_ND.dtype == torch.bfloat16:
-            out_ND = self.grouped(x_ND, dispatch)
+        if x_TD.is_cuda and x_TD.dtype == torch.bfloat16:
+            out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:
-            out_ND = _ExpertLoop.apply(x_ND, self.gate_up, self.down, dispatch.counts_E.tolist())
+            counts = dispatch.counts_E.tolist()
+            compute = self.batched if self._pays_to_pad(counts) else self.looped
+            out_ND = compute(x_TD[dispatch.token_N], counts)
         weighted_ND = out_ND * dispatch.weight_N[:, None].to(out_ND.dtype)
         return torch.zeros_like(x_TD).index_add(0, dispatch.token_N, weighted_ND)
+
+    def looped(self, x_ND: Tensor, counts: list[int]) -> Tensor:
+        """One expert after the other."""
+        return _ExpertLoop.apply(x_ND, self.gate_up, self.down, counts)
+
+    def batched(self, x_ND: Tensor, counts: list[int]) -> Tensor:
+        """All experts as one batch, each padded with zeros to the rows of the fullest."""
+        place_M = _padded_places(counts).to(x_ND.device)
+        x_ECD = x_ND.new_zeros(len(counts) * max(counts), x_ND.shape[1]).index_copy(0, place_M, x_ND[: len(place_M)])
+        hidden = torch.bmm(x_ECD.unflatten(0, (len(counts), -1)), self.gate_up.to(x_ND.dtype).transpose(1, 2))
+        out_ECD = torch.bmm(swiglu(hidden), self.down.to(x_ND.dtype).transpose(1, 2))
+        out_MD = out_ECD.flatten(0, 1)[place_M]
+        return F.pad(out_MD, (0, 0, 0, len(x_ND) - len(place_M))) if len(place_M) < len(x_ND) else out_MD
+
+    def _pays_to_pad(self, counts: list[int]) -> bool:
+        """Whether a batch with padding beats the loop: small matrices, loads not too different (docs/lab-notes.md)."""
+        return 0 < max(counts) * len(counts) <= 1.5 * sum(counts) and self.gate_up[0].numel() <= 2**17
 
     def grouped(self, x_ND: Tensor, dispatch: Dispatch) -> Tensor:
         """All experts in two grouped GEMMs, without asking the device for the counts.

@@ -26,16 +26,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_head = torch.zeros_like(head_VD, dtype=torch.float32) if need_head else None
         for start in range(0, len(x_ND), rows):
             block = slice(start, start + rows)
-            logits_NV = F.linear(x_ND[block], head).float()
-            logits_NV -= logits_NV.amax(dim=-1, keepdim=True)
-            picked_N = logits_NV.gather(1, targets_N[block, None])
-            exp_NV = logits_NV.exp_()
-            sum_N = exp_NV.sum(dim=-1, keepdim=True)
-            total += ((sum_N.log() - picked_N) * weights_N[block, None]).sum()
+            logits_NV = F.linear(x_ND[block], head)
+            probs_NV = torch.softmax(logits_NV, dim=-1, dtype=torch.float32)
+            total += (_negative_log_prob(logits_NV, probs_NV, targets_N[block]) * weights_N[block]).sum()
             if grad_x is None and grad_head is None:
                 continue
-            exp_NV.scatter_add_(1, targets_N[block, None], -sum_N)
-            grad_logits = exp_NV.mul_(weights_N[block, None] / sum_N).to(x_ND.dtype)
+            probs_NV.scatter_add_(1, targets_N[block, None], torch.full_like(probs_NV[:, :1], -1.0))
+            grad_logits = probs_NV.mul_(weights_N[block, None]).to(x_ND.dtype)
             if grad_x is not None:
                 torch.mm(grad_logits, head, out=grad_x[block])
             if grad_head is not None:
@@ -54,6 +51,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _negative_log_prob(logits_NV: Tensor, probs_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """``-log p(target)``, float32. Not from the target's own probability, which may be 0 in float32: the greatest
+    probability is ``1 / sum exp(logit - greatest logit)``, so its logarithm gives the normaliser.
+    """
+    picked_N = logits_NV.gather(1, targets_N[:, None]).squeeze(1).float()
+    return logits_NV.amax(dim=-1).float() - picked_N - probs_NV.amax(dim=-1).log()
 
 
 def cross_entropy_sum(
