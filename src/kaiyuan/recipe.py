@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ from kaiyuan.corpus.filters import QualityRules
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.settings import Settings, problems_of
+from kaiyuan.synthesis.kinds import KINDS
 
 Share = float
 
@@ -87,6 +88,15 @@ class SynthesisSection(Settings):
     held_out_share: Share = Field(default=0.1, gt=0, lt=1)
     kinds: list[str] = []
     """Kinds of problems to use; empty for all."""
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """How much more (or less) often than the others a kind occurs in training; 1 for those not named."""
+
+    @model_validator(mode="after")
+    def _known_kinds(self) -> SynthesisSection:
+        unknown = [kind for kind in (*self.kinds, *self.weights) if kind not in KINDS]
+        if unknown:
+            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; known: {', '.join(KINDS)}")
+        return self
 
 
 class RoutingSection(Settings):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +30,9 @@ def run(context: StageContext) -> dict[str, Any]:
     corpus = context.input("corpus")
     documents = within(read_jsonl(corpus / HELD_OUT), HELD_OUT_BYTES)
     suite = make_suite(context, documents)
-    with ThreadPoolExecutor(1) as pool:
-        yardstick = pool.submit(_compression, corpus / TRAIN, documents)
-        results = {name: _measured(context, name, suite, stages) for name in stages}
-        compression = yardstick.result()
+    # Before the models, not beside them: a core that is busy elsewhere makes every parallel region of torch wait.
+    compression = _compression(corpus / TRAIN, documents)
+    results = {name: _measured(context, name, suite, stages) for name in stages}
     write_json(context.folder / RESULTS, {"compression": compression, "stages": results})
     for name in stages:
         (context.folder / f"{name}.json").unlink()
@@ -95,7 +93,7 @@ def _measured(context: StageContext, name: str, suite: Suite, stages: Sequence[s
 
 def _compression(train: Path, documents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | str]]:
     """xz sees the natural part of the training text: generated statements would only be in its way."""
-    return compression_by_language(_texts(within(read_jsonl(train), DICTIONARY_BYTES)), _texts(documents), workers=1)
+    return compression_by_language(_texts(within(read_jsonl(train), DICTIONARY_BYTES)), _texts(documents), workers=2)
 
 
 def _texts(documents: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 from kaiyuan.synthesis import facts
 from kaiyuan.synthesis.kinds import Problem
@@ -37,6 +38,11 @@ def verify(problem: Problem, response: str) -> float:
         return float(_sorted_right(answer, text, _normal(problem.prompt)))
     candidate = _candidate(problem)
     return float(_one_right(candidate, answer, text, _normal(problem.prompt)))
+
+
+def final_answer(response: str) -> str:
+    """What ``response`` comes to: the text after "answer:" or "答案：", all of it if there is no such word."""
+    return _ANSWER_MARK.split(_normal(response))[-1].strip()
 
 
 def _normal(text: str) -> str:
@@ -91,23 +97,33 @@ def _has_words(candidate: re.Pattern[str], text: str) -> bool:
 
 def _candidate(problem: Problem) -> re.Pattern[str]:
     """What counts as an answer to this problem, right or wrong: any number, or the words of its table."""
+    if problem.kind == "element":
+        return _words_of_elements(problem.answer)
+    return _words_of_kind(problem.kind, problem.language)
+
+
+@cache
+def _words_of_kind(kind: str, language: str) -> re.Pattern[str]:
     tables: dict[str, Sequence[str]] = {
-        "parity": facts.PARITIES[problem.language],
-        "weekday": facts.WEEKDAYS[problem.language],
-        "month": facts.MONTHS[problem.language],
+        "parity": facts.PARITIES[language],
+        "weekday": facts.WEEKDAYS[language],
+        "month": facts.MONTHS[language],
         "opposite": [word for row in facts.OPPOSITES for word in row],
         "colour": [colour for row in facts.COLOURS for colour in (row[1], row[3])],
         "capital": [place for row in facts.CAPITALS for place in row],
-        "element": _column(facts.ELEMENTS, problem.answer),
     }
-    if problem.kind not in tables:
-        return _NUMBER
-    words = sorted(set(tables[problem.kind]), key=len, reverse=True)
-    spelled = "|".join(re.escape(word) if word.isascii() else word for word in words)
-    symbols = problem.kind == "element" and problem.answer.isascii() and problem.answer[0].isupper()
-    return re.compile(rf"(?<![A-Za-z])(?:{spelled})(?![A-Za-z])", 0 if symbols else re.IGNORECASE)
+    return _any_of(tables[kind], re.IGNORECASE) if kind in tables else _NUMBER
 
 
-def _column(rows: Sequence[Sequence[str]], answer: str) -> list[str]:
-    """The words of the table's column that ``answer`` stands in, if it does."""
-    return [row[index] for row in rows for index in range(len(row)) if any(other[index] == answer for other in rows)]
+@cache
+def _words_of_elements(answer: str) -> re.Pattern[str]:
+    """The columns of the table that ``answer`` stands in; in that of symbols, the case of letters matters."""
+    columns = [column for column in zip(*facts.ELEMENTS, strict=True) if answer in column]
+    is_symbol = answer.isascii() and answer[0].isupper()
+    return _any_of([word for column in columns for word in column], 0 if is_symbol else re.IGNORECASE)
+
+
+def _any_of(words: Sequence[str], flags: int) -> re.Pattern[str]:
+    longest_first = sorted(set(words), key=len, reverse=True)
+    spelled = "|".join(re.escape(word) if word.isascii() else word for word in longest_first)
+    return re.compile(rf"(?<![A-Za-z])(?:{spelled})(?![A-Za-z])", flags)

@@ -28,7 +28,8 @@ class Problem:
     """The bare value: "42", "Paris", "巴黎"."""
     key: str
     """What problem it is underneath the wording, such as "add:17+25": held out means held out in every phrasing and
-    language. Facts cannot be inferred, so their keys name the phrasing too: held out is a known fact asked anew."""
+    language. Facts cannot be inferred, so their keys name language and phrasing too: held out is a known fact asked
+    anew."""
 
 
 def is_held_out(key: str, share: float) -> bool:
@@ -80,13 +81,17 @@ def _numbers(numbers: Sequence[int], language: str) -> dict[str, str]:
 
 
 def addition(rng: Random, language: str) -> Draw:
+    """Sums of two digits are facts: they are steps in the solutions of all others."""
     a, b = rng.randrange(100), rng.randrange(100)
-    return Draw("add", f"add:{min(a, b)}+{max(a, b)}", {"a": str(a), "b": str(b)}, str(a + b))
+    identity = f"add:{min(a, b)}+{max(a, b)}"
+    return Draw("add", identity, {"a": str(a), "b": str(b)}, str(a + b), is_fact=max(a, b) < 10)
 
 
 def subtraction(rng: Random, language: str) -> Draw:
+    """Differences that are steps in the solutions of others are facts."""
     b, a = sorted((rng.randrange(100), rng.randrange(100)))
-    return Draw("subtract", f"subtract:{a}-{b}", {"a": str(a), "b": str(b)}, str(a - b))
+    is_step = b < 10 and a < 10 + b
+    return Draw("subtract", f"subtract:{a}-{b}", {"a": str(a), "b": str(b)}, str(a - b), is_fact=is_step)
 
 
 def multiplication(rng: Random, language: str) -> Draw:

@@ -18,8 +18,9 @@ from random import Random
 from typing import Protocol
 
 from kaiyuan.synthesis.checking import solve
-from kaiyuan.synthesis.grading import verify
+from kaiyuan.synthesis.grading import final_answer, verify
 from kaiyuan.synthesis.kinds import Problem
+from kaiyuan.synthesis.working import work_out
 
 
 class Responder(Protocol):
@@ -52,8 +53,18 @@ class Solver:
 
 
 @dataclass(frozen=True)
+class Specialist:
+    """Writes out the steps where there are any, and is a ``Solver`` elsewhere."""
+
+    name: str = "specialist"
+
+    def respond(self, problem: Problem, rng: Random) -> str:
+        return work_out(problem) or solve(problem.prompt) or ""
+
+
+@dataclass(frozen=True)
 class Careless:
-    """A weak responder: right as often as not, otherwise off by a little or another answer of the same kind."""
+    """A weak responder: right as often as not, otherwise a wrong step, off by a little, or another answer of the kind."""
 
     answers: Mapping[tuple[str, str], Sequence[str]]
     """Answers that occur, by kind and language."""
@@ -64,8 +75,12 @@ class Careless:
         return problem.answer if rng.random() >= self.error_rate else self.mistake(problem, rng)
 
     def mistake(self, problem: Problem, rng: Random) -> str:
+        working = work_out(problem, slip=rng.choice((1, 2)))
+        if working is not None:
+            return working
         if problem.answer.isdigit():
-            return str(abs(int(problem.answer) + rng.choice((-10, -2, -1, 1, 2, 10))))
+            right, off = int(problem.answer), rng.choice((-10, -2, -1, 1, 2, 10))
+            return str(right + (off if right + off >= 0 else -off))
         others = [answer for answer in self.answers[problem.kind, problem.language] if answer != problem.answer]
         return rng.choice(others) if others else problem.answer[::-1]
 
@@ -94,7 +109,7 @@ class Verdict:
 
     problem: Problem
     accepted: str
-    """The response that most agree on and the critic accepts; empty if there is none."""
+    """The first response that comes to what most agree on, if the critic accepts it; else empty."""
     rejected: str
     """A response that the critic refuses; empty if there is none."""
     reason: str = ""
@@ -102,11 +117,13 @@ class Verdict:
 
 
 def judge(problem: Problem, responses: Sequence[str]) -> Verdict:
-    """Self-consistency first: more than half must agree. Then the critic checks the answer they agree on."""
+    """Self-consistency first: more than half must come to the same. Then the critic checks what they agree on."""
     bad = next((response for response in responses if response and verify(problem, response) < 1), "")
-    answer, votes = Counter(responses).most_common(1)[0]
+    finals = [final_answer(response) for response in responses]
+    final, votes = Counter(finals).most_common(1)[0]
     if votes * 2 <= len(responses):
         return Verdict(problem, "", bad, "no majority")
+    answer = responses[finals.index(final)]
     if not answer or verify(problem, answer) < 1:
         return Verdict(problem, "", bad, "refused by the critic")
     return Verdict(problem, answer, bad)

@@ -9,7 +9,7 @@ For example::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from kaiyuan.errors import ConfigError, DataError
@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "generate_problems",
     "is_held_out",
+    "problems_of_kind",
     "recall_document",
     "solve",
     "statement_documents",
@@ -50,23 +51,36 @@ def generate_problems(
     ``DataError`` if there are not that many different problems.
     """
     open_kinds = list(_checked(kinds if kinds is not None else KINDS, KINDS, "kind"))
+    drawn = [problem for problem, _ in zip(_draws(open_kinds, languages, f"problems {seed}"), range(count))]
+    if len(drawn) < count:
+        raise DataError(f"only {len(drawn)} different problems can be generated, not {count}; ask for less")
+    return drawn
+
+
+def problems_of_kind(kind: str, count: int, seed: int, languages: Sequence[str] = LANGUAGES) -> list[Problem]:
+    """``count`` different problems of one kind, or all there are if those are fewer."""
+    draws = _draws(list(_checked([kind], KINDS, "kind")), languages, f"problems of {kind} {seed}")
+    return [problem for problem, _ in zip(draws, range(count))]
+
+
+def _draws(open_kinds: list[str], languages: Sequence[str], seed: str) -> Iterator[Problem]:
+    """Different problems, evenly over kinds and languages, until all kinds are used up."""
     languages = _checked(languages, LANGUAGES, "language")
-    rng = Random(f"problems {seed}")
-    problems: dict[tuple[str, str], Problem] = {}
+    rng = Random(seed)
+    seen: set[tuple[str, str]] = set()
     misses = dict.fromkeys(open_kinds, 0)
-    while len(problems) < count:
+    while open_kinds:
         kind, language = rng.choice(open_kinds), rng.choice(languages)
         draw = SAMPLERS[kind](rng, language)
         problem = draw.problem(kind, language, rng.randrange(len(QUESTIONS[draw.operation][language])))
-        if problems.setdefault((problem.key, problem.prompt), problem) is problem:
-            misses[kind] = 0
+        if (problem.key, problem.prompt) in seen:
+            misses[kind] += 1
+            if misses[kind] >= _MISSES:
+                open_kinds.remove(kind)
             continue
-        misses[kind] += 1
-        if misses[kind] >= _MISSES:
-            open_kinds.remove(kind)
-        if not open_kinds:
-            raise DataError(f"only {len(problems)} different problems can be generated, not {count}; ask for less")
-    return list(problems.values())
+        misses[kind] = 0
+        seen.add((problem.key, problem.prompt))
+        yield problem
 
 
 def _checked(names: Sequence[str], known: Sequence[str], what: str) -> Sequence[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,9 +15,9 @@ from kaiyuan.corpus.stage import paragraphs, spread
 from kaiyuan.errors import DataError
 from kaiyuan.files import write_json, write_jsonl
 from kaiyuan.recipe import SynthesisSection
-from kaiyuan.synthesis.kinds import Problem, is_held_out
-from kaiyuan.synthesis.pipeline import AnswerKey, Careless, Solver, Verdict, answers_by_kind, synthesize
-from kaiyuan.synthesis.problems import generate_problems
+from kaiyuan.synthesis.kinds import KINDS, Problem, is_held_out
+from kaiyuan.synthesis.pipeline import AnswerKey, Careless, Solver, Specialist, Verdict, answers_by_kind, synthesize
+from kaiyuan.synthesis.problems import problems_of_kind
 from kaiyuan.synthesis.statements import recall_document
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """Write sft.jsonl, preferences.jsonl, heldout.jsonl and report.json."""
     section, seed = context.recipe.synthesis, context.recipe.run.seed
     problems, held_out = split_problems(section, seed)
-    responders = (AnswerKey(), Solver(), Careless(answers_by_kind(problems)))
+    responders = (Specialist(), AnswerKey(), Solver(), Careless(answers_by_kind(problems)))
     verdicts = list(synthesize(problems, responders, seed))
     samples = [_sample(verdict) for verdict in verdicts if verdict.accepted][: section.samples]
     recalls = list(_recall_samples(context, section, seed))
@@ -54,16 +56,32 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def split_problems(section: SynthesisSection, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Problems to train on and ``section.held_out`` to evaluate with, separated by the hash of their key."""
-    wanted = round(1.1 * max(section.samples, 2.2 * section.preferences))
-    drawn = round((wanted + section.held_out) / (1 - section.held_out_share))
-    everything = generate_problems(drawn, seed, section.kinds or None)
-    training = [problem for problem in everything if not is_held_out(problem.key, section.held_out_share)]
-    held_out = [problem for problem in everything if is_held_out(problem.key, section.held_out_share)]
-    if len(held_out) < section.held_out:
-        raise DataError(f"only {len(held_out)} problems are held out, the recipe wants {section.held_out}: "
+    """Problems to train on and ``section.held_out`` to evaluate with, separated by the hash of their key.
+
+    Of the first, each kind has a share as its weight says; a kind with too few problems has them several times. Of the
+    second, each kind has equally many, or all that it has.
+    """
+    rng, share = Random(f"split {seed}"), section.held_out_share
+    wanted = _shares(section, round(1.1 * max(section.samples, 2.2 * section.preferences)))
+    training, held_out = [], []
+    for kind, count in wanted.items():
+        drawn = problems_of_kind(kind, round((count + 2 * section.held_out / len(wanted)) / (1 - share)), seed)
+        pool = [problem for problem in drawn if not is_held_out(problem.key, share)]
+        if not pool:
+            raise DataError(f"all problems of kind {kind} are held out: lower synthesis.held_out_share")
+        training += itertools.islice(itertools.cycle(pool), count)
+        held_out.append([problem for problem in drawn if is_held_out(problem.key, share)])
+    turns = [problem for turn in itertools.zip_longest(*held_out) for problem in turn if problem is not None]
+    if len(turns) < section.held_out:
+        raise DataError(f"only {len(turns)} problems are held out, the recipe wants {section.held_out}: "
                         "lower synthesis.held_out or raise synthesis.held_out_share")  # fmt: skip
-    return training[:wanted], held_out[: section.held_out]
+    return rng.sample(training, len(training)), turns[: section.held_out]
+
+
+def _shares(section: SynthesisSection, total: int) -> dict[str, int]:
+    """How many of ``total`` problems each kind has."""
+    weights = {kind: section.weights.get(kind, 1.0) for kind in section.kinds or KINDS}
+    return {kind: math.ceil(total * weight / sum(weights.values())) for kind, weight in weights.items()}
 
 
 def _sample(verdict: Verdict) -> dict[str, Any]:

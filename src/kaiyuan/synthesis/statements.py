@@ -10,6 +10,7 @@ from kaiyuan.corpus.sources import Document, document_id
 from kaiyuan.errors import DataError
 from kaiyuan.synthesis.kinds import RULES, SAMPLERS, is_held_out
 from kaiyuan.synthesis.phrasings import QUESTIONS, STATEMENTS
+from kaiyuan.synthesis.working import work_out
 
 NAMES = {
     "en": (
@@ -78,7 +79,8 @@ def _line(rng: Random, label: str, language: str, held_out_share: float) -> str:
             continue
         if stated:
             return draw.statement(language, rng.randrange(len(STATEMENTS[draw.operation][language])))
-        return rng.choice(_ANSWERED[language]).format(question=problem.prompt, answer=problem.answer)
+        answer = work_out(problem) or problem.answer
+        return rng.choice(_ANSWERED[language]).format(question=problem.prompt, answer=answer)
 
 
 def recall_document(

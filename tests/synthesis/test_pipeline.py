@@ -1,0 +1,110 @@
+"""Worked solutions, self-consistency and the balance of what synthesis writes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from random import Random
+
+import pytest
+
+from kaiyuan.errors import DataError
+from kaiyuan.recipe import SynthesisSection
+from kaiyuan.synthesis.checking import solve
+from kaiyuan.synthesis.pipeline import AnswerKey, Careless, Solver, Specialist, answers_by_kind, judge, synthesize
+from kaiyuan.synthesis.problems import Problem, generate_problems, is_held_out, problems_of_kind, verify
+from kaiyuan.synthesis.stage import split_problems
+from kaiyuan.synthesis.working import work_out
+
+STEPWISE = ("addition", "subtraction")
+PROBLEMS = generate_problems(4_000, seed=5)
+
+
+def stepwise() -> list[Problem]:
+    return generate_problems(4_000, seed=3, kinds=STEPWISE)
+
+
+def test_worked_solutions_agree_with_the_second_opinion() -> None:
+    for problem in stepwise():
+        working = work_out(problem)
+        assert working is not None
+        assert re.search(r"(?:Answer: |答案：)(\d+)$", working)[1] == solve(problem.prompt)  # type: ignore[index]
+        assert verify(problem, working) == 1
+
+
+def test_every_step_is_true_arithmetic() -> None:
+    for problem in stepwise():
+        for step in re.split(r"[,，] ?", re.split(r"[.。]", work_out(problem) or "")[0]):
+            left, right = step.split(" = ")
+            sign = 1 if problem.kind == "addition" else -1
+            first, *others = (int(number) for number in re.findall(r"\d+", left))
+            assert first + sign * sum(others) == int(right), step
+
+
+def test_a_slip_makes_the_answer_wrong() -> None:
+    for problem in stepwise():
+        assert verify(problem, work_out(problem, slip=1) or "") == 0
+
+
+def test_steps_are_for_kinds_that_take_them() -> None:
+    assert {problem.kind for problem in PROBLEMS if work_out(problem) is not None} == set(STEPWISE)
+
+
+def test_a_majority_counts_what_answers_come_to_and_keeps_the_steps() -> None:
+    problem = next(problem for problem in PROBLEMS if problem.kind == "addition")
+    working = work_out(problem) or ""
+    wrong = work_out(problem, slip=1) or ""
+    verdict = judge(problem, [wrong, working, problem.answer])
+    assert (verdict.accepted, verdict.rejected) == (working, wrong)
+    assert judge(problem, [working, wrong]).reason == "no majority"
+    assert judge(problem, [wrong, wrong, working]).reason == "refused by the critic"
+
+
+def test_verdicts_are_right_and_repeatable() -> None:
+    responders = (Specialist(), AnswerKey(), Solver(), Careless(answers_by_kind(PROBLEMS)))
+    verdicts = list(synthesize(PROBLEMS, responders, seed=1))
+    assert verdicts == list(synthesize(PROBLEMS, responders, seed=1))
+    for problem, verdict in zip(PROBLEMS, verdicts, strict=True):
+        assert verify(problem, verdict.accepted) == 1
+        assert not verdict.rejected or verify(problem, verdict.rejected) == 0
+    assert 0.3 < sum(bool(verdict.rejected) for verdict in verdicts) / len(verdicts) < 0.6
+
+
+def test_a_kind_that_is_used_up_gives_all_it_has() -> None:
+    every = problems_of_kind("colour", 10_000, seed=1)
+    assert len({(problem.key, problem.prompt) for problem in every}) == len(every) < 1_000
+    assert problems_of_kind("colour", 10, seed=1) == every[:10]
+
+
+def test_training_problems_follow_the_weights_and_none_is_held_out() -> None:
+    section = SynthesisSection(samples=3_000, preferences=100, held_out=320, weights={"addition": 3, "colour": 0.5})
+    training, held_out = split_problems(section, seed=2)
+    counts = Counter(problem.kind for problem in training)
+    total = 3_300 / (14 + 3 + 0.5)
+    assert counts["addition"] == pytest.approx(3 * total, abs=1)
+    assert counts["colour"] == pytest.approx(0.5 * total, abs=1)
+    assert {counts[kind] for kind in counts if kind not in ("addition", "colour")} == {round(total + 0.5)}
+    assert not {problem.key for problem in training} & {problem.key for problem in held_out}
+    assert all(is_held_out(problem.key, 0.1) for problem in held_out)
+    assert len(held_out) == 320
+    kinds = Counter(problem.kind for problem in held_out)
+    assert max(kinds.values()) <= 25, "kinds with enough problems have equally many"
+    shuffled = [problem.kind for problem in training]
+    assert shuffled != sorted(shuffled)
+
+
+def test_too_few_held_out_problems_are_an_error() -> None:
+    with pytest.raises(DataError, match="problems are held out, the recipe wants 400"):
+        split_problems(SynthesisSection(samples=20, preferences=5, held_out=400, kinds=["colour"]), seed=1)
+
+
+def test_unknown_kinds_are_refused_by_the_recipe() -> None:
+    for wrong in ({"kinds": ["algebra"]}, {"weights": {"algebra": 2}}):
+        with pytest.raises(ValueError, match="unknown kind 'algebra'; known: addition"):
+            SynthesisSection(**wrong)
+
+
+def test_a_careless_answer_is_of_the_right_sort() -> None:
+    careless = Careless(answers_by_kind(PROBLEMS), error_rate=1)
+    for problem in PROBLEMS[:500]:
+        assert verify(problem, careless.respond(problem, Random(0))) == 0
