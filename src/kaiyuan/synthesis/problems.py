@@ -9,6 +9,7 @@ For example::
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from random import Random
 
@@ -51,7 +52,7 @@ def generate_problems(
     ``DataError`` if there are not that many different problems.
     """
     open_kinds = list(_checked(kinds if kinds is not None else KINDS, KINDS, "kind"))
-    drawn = [problem for problem, _ in zip(_draws(open_kinds, languages, f"problems {seed}"), range(count))]
+    drawn = list(itertools.islice(_draws(open_kinds, languages, f"problems {seed}"), count))
     if len(drawn) < count:
         raise DataError(f"only {len(drawn)} different problems can be generated, not {count}; ask for less")
     return drawn
@@ -60,7 +61,7 @@ def generate_problems(
 def problems_of_kind(kind: str, count: int, seed: int, languages: Sequence[str] = LANGUAGES) -> list[Problem]:
     """``count`` different problems of one kind, or all there are if those are fewer."""
     draws = _draws(list(_checked([kind], KINDS, "kind")), languages, f"problems of {kind} {seed}")
-    return [problem for problem, _ in zip(draws, range(count))]
+    return list(itertools.islice(draws, count))
 
 
 def _draws(open_kinds: list[str], languages: Sequence[str], seed: str) -> Iterator[Problem]:

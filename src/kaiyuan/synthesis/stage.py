@@ -63,7 +63,8 @@ def split_problems(section: SynthesisSection, seed: int) -> tuple[list[Problem],
     """
     rng, share = Random(f"split {seed}"), section.held_out_share
     wanted = _shares(section, round(1.1 * max(section.samples, 2.2 * section.preferences)))
-    training, held_out = [], []
+    training: list[Problem] = []
+    held_out: list[list[Problem]] = []
     for kind, count in wanted.items():
         drawn = problems_of_kind(kind, round((count + 2 * section.held_out / len(wanted)) / (1 - share)), seed)
         pool = [problem for problem in drawn if not is_held_out(problem.key, share)]
