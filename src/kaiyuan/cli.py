@@ -105,7 +105,7 @@ def chat(
 
     Example: kaiyuan chat runs/demo          echo "What is 17 + 25?" | kaiyuan chat runs/demo
     """
-    from kaiyuan.inference.sampling import SamplingParams
+    from kaiyuan.inference.params import SamplingParams
     from kaiyuan.serving.terminal import chat as talk
 
     talk(find_model(model), SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed), system)

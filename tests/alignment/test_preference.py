@@ -25,7 +25,7 @@ from kaiyuan.alignment.preference import (
 from kaiyuan.errors import DataError
 from kaiyuan.files import write_jsonl
 from kaiyuan.inference.engine import Completion
-from kaiyuan.inference.sampling import SamplingParams
+from kaiyuan.inference.params import SamplingParams
 from kaiyuan.model.routing import DROPLESS
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.tokenizer import Tokenizer, render_chat, train_tokenizer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 from kaiyuan.inference.engine import Completion
-from kaiyuan.inference.sampling import SamplingParams
+from kaiyuan.inference.params import SamplingParams
 from kaiyuan.tokenizer import Tokenizer
 
 

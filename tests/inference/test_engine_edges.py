@@ -10,8 +10,6 @@ from tiny_models import TINY, build
 
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.inference import Completion, Engine, SamplingParams
-from kaiyuan.inference import engine as engine_module
-from kaiyuan.model.cache import KVCache
 from kaiyuan.model.transformer import Transformer
 
 CONFIG = TINY.replace(max_position_embeddings=32)
@@ -44,11 +42,11 @@ def test_requests_of_one_batch_keep_their_own_limits(model: Transformer) -> None
         check_logprobs(model, prompt, completion)
 
 
-@pytest.mark.parametrize("max_batch", [1, 2, 5, 64])
-def test_the_size_of_batches_changes_nothing(model: Transformer, max_batch: int) -> None:
+@pytest.mark.parametrize("max_num_seqs", [1, 2, 5, 64])
+def test_the_size_of_batches_changes_nothing(model: Transformer, max_num_seqs: int) -> None:
     params = SamplingParams(temperature=0.9, top_p=0.95, max_tokens=6, seed=3, n=2)
     expected = [completion.token_ids for completion in Engine(model).generate(PROMPTS, params)]
-    found = Engine(model, max_batch=max_batch).generate(PROMPTS, params)
+    found = Engine(model, max_num_seqs=max_num_seqs).generate(PROMPTS, params)
     assert [completion.token_ids for completion in found] == expected
 
 
@@ -93,7 +91,8 @@ def test_an_end_token_at_once_gives_an_empty_answer(model: Transformer) -> None:
     first = Engine(model).generate([[4]], greedy(1))[0].token_ids[0]
     found = Engine(model).generate([[4]], greedy(5, stop_token_ids=(first,)))[0]
     assert (found.token_ids, found.logprobs, found.finish_reason) == ([], [], "stop")
-    assert list(Engine(model).stream([4], greedy(5, stop_token_ids=(first,)))) == []
+    (piece,) = Engine(model).stream([4], greedy(5, stop_token_ids=(first,)))
+    assert (piece.tokens, piece.finish_reason) == ((), "stop")
 
 
 @pytest.mark.parametrize(("length", "room"), [(1, 31), (20, 12), (30, 2), (31, 1)])
@@ -107,38 +106,32 @@ def test_the_context_is_filled_to_its_last_token_and_no_further(model: Transform
     assert exactly.token_ids == found[0].token_ids
 
 
-def test_the_cache_really_allocated_is_half_of_one_without_sharing(
-    model: Transformer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = []
+def test_the_cache_really_allocated_is_half_of_one_without_sharing(model: Transformer) -> None:
+    def allocated(engine: Engine) -> int:
+        stores = [*engine.cache.keys.values(), *engine.cache.values.values()]
+        return sum(store.data.untyped_storage().nbytes() for store in stores)
 
-    class Watched(KVCache):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            kept = [*self.keys.values(), *self.values.values()]
-            sizes.append(sum(tensor.untyped_storage().nbytes() for tensor in kept))
-
-    monkeypatch.setattr(engine_module, "KVCache", Watched)
-    Engine(model).generate(PROMPTS, greedy(4))
-    capacity = max(len(prompt) for prompt in PROMPTS) + 4
-    assert sizes == [len(PROMPTS) * capacity * CONFIG.kv_bytes_per_token(4)]
-    unshared = CONFIG.replace(cla_share_factor=1)
-    Engine(build(unshared)).generate(PROMPTS, greedy(4))
-    assert sizes[1] == 2 * sizes[0]
+    shared = allocated(Engine(model, cache_tokens=640))
+    assert shared == 640 * CONFIG.kv_bytes_per_token(4)
+    unshared = build(CONFIG.replace(cla_share_factor=1))
+    assert allocated(Engine(unshared, cache_tokens=640)) == 2 * shared
+    assert 2 * allocated(Engine(model, cache_tokens=640, kv_dtype="bfloat16")) == shared
     model.compute_dtype = torch.bfloat16
-    Engine(model).generate(PROMPTS, greedy(4))
+    halved = allocated(Engine(model, cache_tokens=640))
     model.compute_dtype = None
-    assert sizes[2] * 2 == sizes[0]
+    assert 2 * halved == shared
 
 
 def test_streams_equal_batches_and_may_be_left_early(model: Transformer) -> None:
     params = SamplingParams(temperature=1.2, max_tokens=10, seed=6)
     expected = Engine(model).generate([[1, 2, 3]], params)[0].token_ids
     stream = Engine(model).stream([1, 2, 3], params)
-    assert [next(stream), next(stream)] == expected[:2]
+    assert [next(stream).tokens[0].token_id for _ in range(2)] == expected[:2]
     assert not torch.is_inference_mode_enabled(), "a stream waiting for its reader leaves the reader's mode alone"
     stream.close()
-    assert list(Engine(model).stream([1, 2, 3], params)) == expected
+    pieces = list(Engine(model).stream([1, 2, 3], params))
+    assert [token.token_id for piece in pieces for token in piece.tokens] == expected
+    assert [piece.finish_reason for piece in pieces] == [None] * 9 + ["length"]
 
 
 def test_a_model_can_be_trained_after_it_generated(model: Transformer) -> None:
@@ -169,7 +162,7 @@ def test_nothing_asked_nothing_done(model: Transformer) -> None:
         ([[1], []], None, "the prompt is empty: it needs at least one token"),
         ([[1], [47, 48]], None, "the prompt has token 48, ids go from 0 to 47"),
         ([[5, -2]], None, "the prompt has token -2, ids go from 0 to 47"),
-        ([[1] * 32], None, "the prompt has 32 tokens, the model's context is 32"),
+        ([[1] * 32], None, "the prompt has 32 tokens, the context is 32"),
         (["hello"], None, "this model has no tokenizer: give prompts as lists of token ids"),
         ([[1], [2]], [SamplingParams()], "2 prompts with 1 sampling parameters: give one, or one for each prompt"),
     ],

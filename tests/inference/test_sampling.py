@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from kaiyuan.errors import ConfigError
-from kaiyuan.inference.sampling import SamplingParams, restricted_probs, sample
+from kaiyuan.inference.params import SamplingParams
+from kaiyuan.inference.sampling import restricted_probs, sample
 
 
 def by_hand(logits: list[float], temperature: float, top_k: int, top_p: float) -> list[float]:

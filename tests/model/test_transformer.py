@@ -1,4 +1,4 @@
-"""The whole model against transformers, with and without a cache, and what training changes."""
+"""The whole model against transformers, and what training changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from tiny_models import TINY, build
 from torch import Tensor
 
-from kaiyuan.model.cache import KVCache
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.loss import cross_entropy_sum
 from kaiyuan.model.routing import DROPLESS, RoutingPolicy
@@ -119,41 +118,6 @@ def test_no_token_sees_its_future() -> None:
     expected = torch.zeros(3, 17, dtype=torch.bool)
     expected[1, 9:] = True
     assert torch.equal(differs, expected)
-
-
-@pytest.mark.parametrize("pieces", [[17], [1] * 17, [5, 1, 1, 10], [16, 1]])
-def test_a_cache_filled_piece_by_piece_gives_the_same_logits(pieces: list[int]) -> None:
-    model = build(TINY)
-    cache, found, start = KVCache(TINY, 3, 17, torch.float32, "cpu"), [], 0
-    with torch.no_grad():
-        for piece in pieces:
-            found.append(model(IDS[:, start : start + piece], cache=cache))
-            cache.advance(torch.full((3,), piece))
-            start += piece
-        torch.testing.assert_close(torch.cat(found, 1), model(IDS), rtol=1e-4, atol=1e-4)
-
-
-def test_rows_of_a_cache_may_differ_in_length_and_leave() -> None:
-    """Padding behind a short row is overwritten, and a row that stays is untouched by one that leaves."""
-    model, lengths = build(TINY), torch.tensor([4, 9, 1])
-    cache = KVCache(TINY, 3, 14, torch.float32, "cpu")
-    with torch.no_grad():
-        model(IDS[:, :9], cache=cache)
-        cache.advance(lengths)
-        following = torch.stack([IDS[row, length : length + 3] for row, length in enumerate(lengths.tolist())])
-        found = model(following, cache=cache)
-        cache.advance(torch.full((3,), 3))
-        for row, length in enumerate(lengths.tolist()):
-            alone = model(IDS[row : row + 1, : length + 3])[0, length:]
-            torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-4)
-        cache.keep(torch.tensor([2, 1]))
-        assert cache.lengths.tolist() == [4, 12]
-        last = model(torch.stack([IDS[2, 4:6], IDS[1, 12:14]]), cache=cache)
-        torch.testing.assert_close(last[0], model(IDS[2:, :6])[0, 4:], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(last[1], model(IDS[1:2, :14])[0, 12:], rtol=1e-4, atol=1e-4)
-        cache.advance(torch.tensor([2, 2]))
-        with pytest.raises(ValueError, match="the cache holds 14 tokens a sequence, 15 are needed"):
-            model(IDS[:2, :1], cache=cache)
 
 
 def one_layer() -> Transformer:

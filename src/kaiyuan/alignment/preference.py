@@ -18,8 +18,8 @@ import torch
 from kaiyuan.alignment.dpo import reference_log_probs
 from kaiyuan.errors import DataError
 from kaiyuan.files import read_jsonl
-from kaiyuan.inference.engine import Completion, Engine
-from kaiyuan.inference.sampling import SamplingParams
+from kaiyuan.inference import Completion, Engine
+from kaiyuan.inference.params import SamplingParams
 from kaiyuan.model.routing import mix_seed
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.tokenizer.chat import render_chat

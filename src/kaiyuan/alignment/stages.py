@@ -9,7 +9,7 @@ from kaiyuan.alignment.preference import OnlineSampler, PreferenceSource, offlin
 from kaiyuan.alignment.sft import ChatSource, pack
 from kaiyuan.checkpoint import load_model
 from kaiyuan.files import read_jsonl
-from kaiyuan.inference.sampling import SamplingParams
+from kaiyuan.inference.params import SamplingParams
 from kaiyuan.progress import say
 from kaiyuan.synthesis.problems import Problem, verify
 from kaiyuan.synthesis.stage import PREFERENCES, SFT

@@ -31,7 +31,7 @@ def greedy_answers(engine: Engine, prompts: Sequence[list[int]], max_tokens: int
 
     Prompts of similar length are computed together, as many as make a bounded number of tokens.
     """
-    from kaiyuan.inference.sampling import SamplingParams
+    from kaiyuan.inference.params import SamplingParams
 
     stops = line_ends(engine.tokenizer) if form == "plain" and engine.tokenizer is not None else ()
     params = SamplingParams(temperature=0, max_tokens=max_tokens, stop_token_ids=stops)

@@ -1,6 +1,7 @@
-"""Generation: sampling parameters, and the engine that keeps one KV cache for every group of layers that share keys."""
+"""Inference: continuous batching over a paged KV cache that layers share in pairs."""
 
-from kaiyuan.inference.engine import Completion, Engine
-from kaiyuan.inference.sampling import SamplingParams
+from kaiyuan.inference.engine import Engine
+from kaiyuan.inference.outputs import Completion, Piece, TokenLogprob
+from kaiyuan.inference.params import Grammar, SamplingParams
 
-__all__ = ["Completion", "Engine", "SamplingParams"]
+__all__ = ["Completion", "Engine", "Grammar", "Piece", "SamplingParams", "TokenLogprob"]

@@ -1,71 +1,55 @@
-"""Generation with the shared KV cache: batches of prompts of any length, greedy or sampled, and token-by-token streams.
+"""Generation by continuous batching over the shared KV cache: the public face of ``kaiyuan.inference``.
 
-Shapes: B sequences, T tokens, V vocabulary.
+A step takes whatever is to be computed now, answers under way and pieces of prompts alike, runs the model on it once
+and reports what that added to each answer. ``generate`` and ``stream`` take steps until their own prompts are done;
+a server calls ``add``, ``step`` and ``abort`` itself (``kaiyuan.inference.async_engine``).
 """
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from kaiyuan.errors import KaiyuanError
-from kaiyuan.inference.sampling import SamplingParams, sample
-from kaiyuan.model.cache import KVCache
+from kaiyuan.inference.answering import Answering
+from kaiyuan.inference.blocks import BlockPool
+from kaiyuan.inference.grammar import GrammarCompiler
+from kaiyuan.inference.outputs import Completion, Piece
+from kaiyuan.inference.paged_cache import KVDtype, PagedCache, bytes_per_token, storage_dtype
+from kaiyuan.inference.params import SamplingParams
+from kaiyuan.inference.runner import Runner
+from kaiyuan.inference.scheduler import Scheduler
+from kaiyuan.inference.sequence import Sequence
+from kaiyuan.inference.text import TextStream
 from kaiyuan.model.transformer import Transformer
 
 if TYPE_CHECKING:
     from kaiyuan.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What was generated for one prompt. The token that ended it is not part of it."""
-
-    token_ids: list[int]
-    text: str
-    """Empty if the engine has no tokenizer."""
-    finish_reason: str
-    """``stop``: an end token; ``length``: ``max_tokens`` or the model's context was reached."""
-    logprobs: list[float]
-    """Natural log-probability of each token under the model, at temperature 1 and without restrictions."""
-
-
-@dataclass
-class _Sequence:
-    """One completion under way."""
-
-    index: int
-    prompt: list[int]
-    params: SamplingParams
-    stops: frozenset[int]
-    generator: torch.Generator
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: str = ""
-
-    def take(self, token: int, logprob: float) -> None:
-        if token in self.stops:
-            self.finish_reason = "stop"
-            return
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        if len(self.tokens) >= self.params.max_tokens:
-            self.finish_reason = "length"
+Prompt = str | Many[int]
+PAGE = 32
+"""Tokens of a page."""
+_CPU_CACHE_BYTES = 2**30
+_GPU_CACHE_SHARE = 0.85
 
 
 class Engine:
     """Generates with one model.
 
     ``model`` is a folder or a ``Transformer``; a folder brings its tokenizer, if it has one. Without a tokenizer
-    prompts are lists of token ids. ``max_batch`` limits how many sequences are computed together.
+    prompts are lists of token ids.
+
+    ``cache_tokens`` is how many tokens the KV cache holds, of all sequences together: by default what 1 GiB holds, on a
+    GPU what 85% of the free memory hold, at least one full context and at most what ``max_num_seqs`` sequences can
+    use. ``kv_dtype`` is what it is kept in. A step computes at most ``max_num_batched_tokens`` tokens of at most
+    ``max_num_seqs`` sequences. ``speculative_tokens`` guesses so many tokens ahead from the text itself; the result
+    is the same, sooner or later depending on the text.
     """
 
     def __init__(
@@ -75,54 +59,140 @@ class Engine:
         *,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
-        max_batch: int = 64,
+        kv_dtype: KVDtype = "auto",
+        cache_tokens: int | None = None,
+        max_num_seqs: int = 64,
+        max_num_batched_tokens: int = 2048,
+        prefix_cache: bool = True,
+        speculative_tokens: int = 0,
     ) -> None:
+        for name, value in (("max_num_seqs", max_num_seqs), ("max_num_batched_tokens", max_num_batched_tokens)):
+            if value < 1:
+                raise KaiyuanError(f"{name}: {value} is under 1")
         if isinstance(model, Transformer):
             self.model, self.tokenizer = model, tokenizer
         else:
-            self.model, self.tokenizer = _load(Path(model), dtype, device)
-            self.tokenizer = tokenizer or self.tokenizer
-        self.max_batch = max_batch
+            self.model, loaded = _load(Path(model), dtype, device)
+            self.tokenizer = tokenizer or loaded
+        self.config = self.model.config
+        compute = self.model.compute_dtype or self.model.embed.weight.dtype
+        stored = storage_dtype(kv_dtype, compute)
+        tokens = cache_tokens or self._affordable_tokens(stored, max_num_seqs)
+        pages = -(-tokens // PAGE)
+        self.context = min(self.config.max_position_embeddings, pages * PAGE)
+        """Most tokens of prompt and answer together."""
+        self.cache = PagedCache(self.config, pages, PAGE, stored, self.model.device)
+        self.pool = BlockPool(pages, PAGE)
+        self.scheduler = Scheduler(self.pool, max_num_seqs, max_num_batched_tokens, prefix_cache)
+        self.answering = Answering(self.scheduler, speculative_tokens)
+        self._runner = Runner(self.model, self.cache)
+        self._grammars: GrammarCompiler | None = None
+        self._numbers = itertools.count()
+        self._requests: dict[int, list[Sequence]] = {}
+
+    def _affordable_tokens(self, stored: torch.dtype, max_num_seqs: int) -> int:
+        context, device = self.config.max_position_embeddings, self.model.device
+        budget = _CPU_CACHE_BYTES
+        if device.type == "cuda":
+            budget = int(_GPU_CACHE_SHARE * torch.cuda.mem_get_info(device)[0])
+        affordable = budget // bytes_per_token(self.config, stored)
+        return min(max(affordable, context), context * max_num_seqs)
+
+    def __len__(self) -> int:
+        """Requests under way."""
+        return len(self._requests)
+
+    def prepare(self, prompt: Prompt, params: SamplingParams, salt: str = "") -> list[Sequence]:
+        """The sequences of a request, checked but not begun. Safe to call from another thread."""
+        ids = self._ids(prompt, params)
+        number = next(self._numbers)
+        limit = min(len(ids) + params.max_tokens, self.context)
+        return [
+            Sequence(
+                request=number,
+                index=index,
+                prompt_length=len(ids),
+                tokens=list(ids),
+                params=params,
+                stops=self._stops(params),
+                limit=limit,
+                generator=_generator(params, index),
+                text=None if self.tokenizer is None else TextStream(self.tokenizer, params.stop),
+                matcher=self._matcher(params),
+                salt=salt,
+            )
+            for index in range(params.n)
+        ]
+
+    def begin(self, sequences: list[Sequence]) -> int:
+        """Put a prepared request in the queue; returns its number."""
+        first = sequences[0]
+        first.children = sequences[1:]
+        self._requests[first.request] = list(sequences)
+        self.scheduler.add(first)
+        return first.request
+
+    def add(self, prompt: Prompt, params: SamplingParams | None = None, salt: str = "") -> int:
+        """Ask for completions of ``prompt``; returns the request's number. ``salt`` keeps its prefix apart from that
+        of other tenants.
+        """
+        return self.begin(self.prepare(prompt, params or SamplingParams(), salt))
+
+    def step(self) -> list[tuple[int, Piece]]:
+        """Compute once; returns what it added, by request. Does nothing if there is nothing to do."""
+        self.model.eval()
+        plan = self.scheduler.schedule()
+        if not plan:
+            return []
+        pieces = self.answering.take(plan, self._runner.run(plan))
+        for number in {number for number, piece in pieces if piece.finish_reason}:
+            if all(sequence.finish_reason for sequence in self._requests[number]):
+                del self._requests[number]
+        return pieces
+
+    def abort(self, request: int) -> None:
+        """End a request now; its pages are free again. Nothing happens if it is not under way."""
+        for sequence in self._requests.pop(request, []):
+            if sequence.finish_reason is None:
+                sequence.finish_reason = "abort"
+                self.scheduler.remove(sequence)
 
     def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self, prompts: Many[Prompt], params: SamplingParams | Many[SamplingParams] | None = None
     ) -> list[Completion]:
         """Complete every prompt; ``params`` for all of them or one for each. With ``n > 1`` a prompt has n results
         in a row.
         """
         if isinstance(prompts, str) or any(isinstance(prompt, int) for prompt in prompts):
             raise KaiyuanError("prompts come as a list: put a single one in brackets")
-        settings = self._settings(params, len(prompts))
-        sequences: list[_Sequence] = []
-        for prompt, setting in zip(prompts, settings, strict=True):
-            ids = self._ids(prompt, setting)
-            for copy in range(setting.n):
-                sequences.append(
-                    _Sequence(len(sequences), ids, setting, self._stops(setting), _generator(setting, copy))
-                )
-        by_length = sorted(sequences, key=lambda sequence: len(sequence.prompt))
-        for start in range(0, len(by_length), self.max_batch):
-            for _ in self._run(by_length[start : start + self.max_batch]):
-                pass
-        return [self._completion(sequence) for sequence in sequences]
+        settings = _settings(params, len(prompts))
+        prepared = [self.prepare(prompt, setting) for prompt, setting in zip(prompts, settings, strict=True)]
+        texts: dict[tuple[int, int], list[str]] = {}
+        for sequences in prepared:
+            self.begin(sequences)
+        waiting = {sequences[0].request for sequences in prepared}
+        try:
+            while waiting:
+                for number, piece in self.step():
+                    texts.setdefault((number, piece.index), []).append(piece.text)
+                waiting &= self._requests.keys()
+        finally:
+            for number in waiting:
+                self.abort(number)
+        return [
+            _completion(sequence, "".join(texts.get((sequence.request, sequence.index), [])))
+            for sequences in prepared
+            for sequence in sequences
+        ]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[int]:
-        """Yield the tokens of one completion as they are made. Closing the iterator stops the work."""
-        setting = params or SamplingParams()
-        sequence = _Sequence(0, self._ids(prompt, setting), setting, self._stops(setting), _generator(setting, 0))
-        for made in self._run([sequence]):
-            yield from made
-
-    def _settings(
-        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
-    ) -> Sequence[SamplingParams]:
-        if params is None or isinstance(params, SamplingParams):
-            return [params or SamplingParams()] * count
-        if len(params) != count:
-            raise KaiyuanError(
-                f"{count} prompts with {len(params)} sampling parameters: give one, or one for each prompt"
-            )
-        return params
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
+        """What every step adds to the completions of one prompt. Closing the iterator stops the work."""
+        number = self.add(prompt, params)
+        try:
+            while number in self._requests:
+                yield from [piece for owner, piece in self.step() if owner == number]
+        finally:
+            self.abort(number)
 
     def _ids(self, prompt: Prompt, params: SamplingParams) -> list[int]:
         if isinstance(prompt, str):
@@ -130,16 +200,24 @@ class Engine:
                 raise KaiyuanError("this model has no tokenizer: give prompts as lists of token ids")
             prompt = self.tokenizer.encode(prompt)
         ids = [int(token) for token in prompt]
-        vocabulary, context = self.model.config.vocab_size, self.model.config.max_position_embeddings
         if not ids:
             raise KaiyuanError("the prompt is empty: it needs at least one token")
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            raise KaiyuanError(
-                f"the prompt has token {max(ids) if min(ids) >= 0 else min(ids)}, ids go from 0 to {vocabulary - 1}"
-            )
-        if len(ids) >= context:
-            raise KaiyuanError(f"the prompt has {len(ids)} tokens, the model's context is {context}")
+        for what, tokens in (("the prompt", ids), ("logit_bias", list(params.logit_bias))):
+            wrong = next((token for token in tokens if not 0 <= token < self.config.vocab_size), None)
+            if wrong is not None:
+                raise KaiyuanError(f"{what} has token {wrong}, ids go from 0 to {self.config.vocab_size - 1}")
+        if len(ids) >= self.context:
+            raise KaiyuanError(f"the prompt has {len(ids)} tokens, the context is {self.context}")
         return ids
+
+    def _matcher(self, params: SamplingParams) -> Any:
+        if params.grammar is None:
+            return None
+        if self.tokenizer is None:
+            raise KaiyuanError("this model has no tokenizer: its answers cannot be constrained by a grammar")
+        if self._grammars is None:
+            self._grammars = GrammarCompiler(self.tokenizer, self.config.vocab_size)
+        return self._grammars.matcher(params.grammar)
 
     def _stops(self, params: SamplingParams) -> frozenset[int]:
         ends: tuple[int, ...] = ()
@@ -147,54 +225,25 @@ class Engine:
             ends = tuple(self.tokenizer.end_ids)
         return frozenset((*ends, *params.stop_token_ids))
 
-    @torch.inference_mode()
-    def _run(self, sequences: list[_Sequence]) -> Iterator[list[int]]:
-        """Complete ``sequences`` together; yields the tokens of every step, of those sequences that got one."""
-        self.model.eval()
-        context = self.model.config.max_position_embeddings
-        capacity = min(max(len(s.prompt) + s.params.max_tokens for s in sequences), context)
-        dtype = self.model.compute_dtype or self.model.embed.weight.dtype
-        cache = KVCache(self.model.config, len(sequences), capacity, dtype, self.model.device)
-        lengths = torch.tensor([len(s.prompt) for s in sequences], device=self.model.device)
-        ids_BT = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
-        for row, sequence in enumerate(sequences):
-            ids_BT[row, : len(sequence.prompt)] = torch.tensor(sequence.prompt)
-        logits_BV = self._step(ids_BT, lengths, cache)
-        while True:
-            yield self._take(sequences, logits_BV, capacity)
-            live = [row for row, sequence in enumerate(sequences) if not sequence.finish_reason]
-            if not live:
-                return
-            if len(live) < len(sequences):
-                sequences = [sequences[row] for row in live]
-                cache.keep(torch.tensor(live, device=self.model.device))
-            ids_BT = torch.tensor([[sequence.tokens[-1]] for sequence in sequences])
-            logits_BV = self._step(
-                ids_BT, torch.ones(len(sequences), dtype=torch.int64, device=self.model.device), cache
-            )
 
-    def _step(self, ids_BT: Tensor, lengths_B: Tensor, cache: KVCache) -> Tensor:
-        """Run the model on new tokens; logits (B, V) after the last real one of each row."""
-        x_BTD = self.model.features(ids_BT.to(self.model.device), cache=cache).x_BTD
-        cache.advance(lengths_B)
-        rows = torch.arange(len(ids_BT), device=self.model.device)
-        return self.model.logits(x_BTD[rows, lengths_B - 1])
+def _settings(params: SamplingParams | Many[SamplingParams] | None, count: int) -> Many[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise KaiyuanError(f"{count} prompts with {len(params)} sampling parameters: give one, or one for each prompt")
+    return params
 
-    def _take(self, sequences: list[_Sequence], logits_BV: Tensor, capacity: int) -> list[int]:
-        tokens_B = sample(logits_BV, [s.params for s in sequences], [s.generator for s in sequences])
-        logprobs_B = logits_BV.log_softmax(-1).gather(1, tokens_B[:, None]).squeeze(1)
-        made = []
-        for sequence, token, logprob in zip(sequences, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
-            before = len(sequence.tokens)
-            sequence.take(token, logprob)
-            made += sequence.tokens[before:]
-            if not sequence.finish_reason and len(sequence.prompt) + len(sequence.tokens) >= capacity:
-                sequence.finish_reason = "length"
-        return made
 
-    def _completion(self, sequence: _Sequence) -> Completion:
-        text = "" if self.tokenizer is None else self.tokenizer.decode(sequence.tokens)
-        return Completion(sequence.tokens, text, sequence.finish_reason, sequence.logprobs)
+def _completion(sequence: Sequence, text: str) -> Completion:
+    return Completion(
+        token_ids=sequence.answer,
+        text=text,
+        finish_reason=sequence.finish_reason or "abort",
+        logprobs=[token.logprob for token in sequence.logprobs],
+        tops=sequence.logprobs if sequence.params.logprobs else [],
+        prompt_logprobs=sequence.prompt_logprobs,
+        cached_tokens=sequence.cached_tokens,
+    )
 
 
 def _generator(params: SamplingParams, copy: int) -> torch.Generator:

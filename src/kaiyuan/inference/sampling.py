@@ -5,52 +5,22 @@ Shapes: B sequences, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence as Many
 
 import torch
 from torch import Tensor
 
-from kaiyuan.errors import ConfigError, listing
+from kaiyuan.inference.params import SamplingParams
+from kaiyuan.inference.sequence import Sequence
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """What to generate. ``temperature=0`` is greedy; ``top_k=0`` and ``top_p=1`` do not restrict the choice."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    max_tokens: int = 64
-    ignore_eos: bool = False
-    """Go on after the end-of-answer token until ``max_tokens``."""
-    seed: int | None = None
-    """Makes the sample reproducible; without one it is drawn afresh."""
-    stop_token_ids: tuple[int, ...] = ()
-    """Ids that end the answer besides the tokenizer's end-of-answer and end-of-document; not part of the result."""
-    n: int = 1
-    """Completions for each prompt, next to each other in the result."""
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.temperature != 0 and not 1e-6 <= self.temperature <= 100:
-            problems.append(f"temperature: {self.temperature} is neither 0 nor between 1e-6 and 100")
-        if self.top_k < 0:
-            problems.append(f"top_k: {self.top_k} is negative")
-        if not 0 < self.top_p <= 1:
-            problems.append(f"top_p: {self.top_p} is not in (0, 1]")
-        if self.max_tokens < 1:
-            problems.append(f"max_tokens: {self.max_tokens} is under 1")
-        if self.n < 1:
-            problems.append(f"n: {self.n} is under 1")
-        if problems:
-            raise ConfigError(listing("the sampling parameters cannot be used", problems))
-
-
-def restricted_probs(logits_BV: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Probabilities (B, V) after temperature, then top-k, then nucleus (top-p) restriction, renormalised."""
+def restricted_probs(logits_BV: Tensor, temperature: float, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
+    """Probabilities (B, V) after temperature, then min-p, top-k and nucleus (top-p) restriction, renormalised."""
     logits_BV = logits_BV.float()
     logits_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature  # no overflow however low it is
+    if min_p > 0:
+        logits_BV = logits_BV.masked_fill(logits_BV.exp() < min_p, -torch.inf)
     if 0 < top_k < logits_BV.shape[-1]:
         threshold_B1 = logits_BV.topk(top_k, dim=-1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)
@@ -63,21 +33,58 @@ def restricted_probs(logits_BV: Tensor, temperature: float, top_k: int, top_p: f
     return probs_BV
 
 
-def sample(logits_BV: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator]) -> Tensor:
-    """One token per sequence, int64 (B,), each by its own parameters and generator.
+def sample(logits_BV: Tensor, params: Many[SamplingParams], generators: Many[torch.Generator]) -> Tensor:
+    """One token per row, int64 (B,), each by its own parameters and generator.
 
-    A sequence uses one uniform number a token, so what it samples does not depend on its batch mates.
+    A row uses one uniform number, so what a sequence samples does not depend on its batch mates.
     """
     tokens_B = logits_BV.argmax(-1)
-    groups: dict[tuple[float, int, float], list[int]] = {}
+    groups: dict[tuple[float, int, float, float], list[int]] = {}
     for row, setting in enumerate(params):
-        if setting.temperature > 0:
-            groups.setdefault((setting.temperature, setting.top_k, setting.top_p), []).append(row)
-    for (temperature, top_k, top_p), rows in groups.items():
-        cumulative = restricted_probs(logits_BV[rows], temperature, top_k, top_p).double().cumsum(-1)
+        if not setting.greedy:
+            key = (setting.temperature, setting.top_k, setting.top_p, setting.min_p)
+            groups.setdefault(key, []).append(row)
+    for key, rows in groups.items():
+        cumulative = restricted_probs(logits_BV[rows], *key).double().cumsum(-1)
         uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=generators[row]) for row in rows])
         target = uniform.to(cumulative.device) * cumulative[:, -1:]
         tokens_B[rows] = (
             torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
         )
     return tokens_B
+
+
+def is_adjusted(sequence: Sequence) -> bool:
+    """Whether the sequence's logits must be changed before sampling."""
+    params = sequence.params
+    return bool(
+        sequence.matcher
+        or params.logit_bias
+        or params.repetition_penalty != 1
+        or params.presence_penalty
+        or params.frequency_penalty
+        or len(sequence.tokens) - sequence.prompt_length < params.min_tokens
+    )
+
+
+def adjust(logits_V: Tensor, sequence: Sequence) -> Tensor:
+    """A copy of float32 ``logits_V`` with grammar, bias, penalties and ``min_tokens`` of ``sequence`` applied."""
+    params, logits_V = sequence.params, logits_V.clone()
+    if params.logit_bias:
+        ids = torch.tensor(list(params.logit_bias), device=logits_V.device)
+        logits_V[ids] += torch.tensor(list(params.logit_bias.values()), device=logits_V.device, dtype=logits_V.dtype)
+    if params.repetition_penalty != 1:
+        ids = torch.tensor(sorted(set(sequence.tokens)), device=logits_V.device)
+        found = logits_V[ids]
+        logits_V[ids] = torch.where(found > 0, found / params.repetition_penalty, found * params.repetition_penalty)
+    if params.presence_penalty or params.frequency_penalty:
+        counts = Counter(sequence.answer)
+        if counts:
+            ids = torch.tensor(list(counts), device=logits_V.device)
+            times = torch.tensor(list(counts.values()), device=logits_V.device, dtype=logits_V.dtype)
+            logits_V[ids] -= params.presence_penalty + params.frequency_penalty * times
+    if len(sequence.tokens) - sequence.prompt_length < params.min_tokens and sequence.stops:
+        logits_V[torch.tensor(sorted(sequence.stops), device=logits_V.device)] = -torch.inf
+    if sequence.matcher is not None:
+        logits_V = logits_V.masked_fill(~sequence.matcher.allowed().to(logits_V.device), -torch.inf)
+    return logits_V

@@ -10,13 +10,13 @@ Shapes: B batch, T queries, S keys, D hidden size, H query heads, G key/value he
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.cache import KVCache
 from kaiyuan.model.causal_attention import causal_attention
 from kaiyuan.model.config import LayerShape, ModelConfig
 from kaiyuan.model.linear import Linear
@@ -31,6 +31,14 @@ class KeyValue(NamedTuple):
     v_BGSd: Tensor
 
 
+class Cache(Protocol):
+    """Keeps keys and values from one forward pass to the next."""
+
+    def extend(self, producer: int, k_BGTd: Tensor, v_BGTd: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the new keys and values of one producing layer; returns those to attend to."""
+        ...
+
+
 class Context(NamedTuple):
     """What all layers of one forward pass share."""
 
@@ -38,8 +46,10 @@ class Context(NamedTuple):
     sin: Tensor
     mask: Tensor | None
     """Boolean (B, 1, T, S), true where a query may look; None for plain causal attention."""
-    cache: KVCache | None = None
+    cache: Cache | None = None
     dropout: float = 0.0
+    attend: Callable[[int, Tensor], Tensor] | None = None
+    """Replaces attention where the cache's keys are not one tensor: ``attend(producer, q_BHTd)`` gives (B, H, T, d)."""
 
 
 class Attention(nn.Module):
@@ -63,8 +73,10 @@ class Attention(nn.Module):
         if self.owns_kv:
             shared = self._key_value(x_BTD, context)
         assert shared is not None, "a layer without keys and values needs those of its producer"
-        dropout = context.dropout if self.training else 0.0
-        out_BHTd = attend(q_BHTd, shared, context.mask, dropout)
+        if context.attend is not None:
+            out_BHTd = context.attend(self.producer, q_BHTd)
+        else:
+            out_BHTd = attend(q_BHTd, shared, context.mask, context.dropout if self.training else 0.0)
         return self.o_proj(out_BHTd.transpose(1, 2).flatten(2)), shared
 
     def _query(self, x_BTD: Tensor, context: Context) -> Tensor:

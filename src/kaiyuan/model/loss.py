@@ -67,10 +67,15 @@ def cross_entropy_sum(
     """Sum over tokens of ``weight * -log p(target)`` in nats: a float32 scalar.
 
     ``x`` (..., D) are the model's features, ``targets`` (...) int64 token ids; ``weights`` (...) float32 default to
-    1. The gradient can be taken once (it is consumed in place). Divide by the weights' sum for the usual mean.
+    1; rows that do not count cost nothing on a CPU. The gradient can be taken once (it is consumed in place). Divide
+    by the weights' sum for the usual mean.
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()
     weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights is None else weights.flatten().float()
+    if x.device.type == "cpu":  # a GPU would have to be waited for to learn which rows count
+        (counting,) = weights_N.nonzero(as_tuple=True)
+        if len(counting) < len(weights_N):
+            x_ND, targets_N, weights_N = x_ND[counting], targets_N[counting], weights_N[counting]
     return _ChunkedCrossEntropy.apply(x_ND, head_VD, targets_N, weights_N, rows or _rows(x))
 
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaiyuan.model.attention import Attention, Context, KeyValue, document_mask, document_positions
-from kaiyuan.model.cache import KVCache
 from kaiyuan.model.config import LayerShape, ModelConfig
 from kaiyuan.model.experts import Dispatch, Experts, SharedExpert
 from kaiyuan.model.norm import RMSNorm
@@ -135,16 +134,16 @@ class Transformer(nn.Module):
         ids_BT: Tensor,
         *,
         documents_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        context: Context | None = None,
         keep_layers: bool = False,
     ) -> Features:
         """Run all layers. ``documents_BT`` numbers the documents packed in a row: none sees another, each starts at
         position 0.
 
-        With a ``cache``, the tokens follow those it holds; call ``cache.advance`` afterwards with how many were real.
+        ``context`` takes the place of all that: positions, mask and cache as the caller has them.
         """
         x_BTD = F.embedding(ids_BT, self.embed.weight).to(self.compute_dtype or self.embed.weight.dtype)
-        context = self._context(ids_BT, documents_BT, cache)
+        context = context or self._context(ids_BT, documents_BT)
         shared: KeyValue | None = None
         router, layers = [], [x_BTD]
         for block in self.layers:
@@ -156,24 +155,21 @@ class Transformer(nn.Module):
         x_BTD = self.norm(x_BTD)
         return Features(x_BTD, router, [*layers[:-1], x_BTD] if keep_layers else [])
 
-    def _context(self, ids_BT: Tensor, documents_BT: Tensor | None, cache: KVCache | None) -> Context:
+    def _context(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Context:
         mask = None
-        if cache is not None:
-            positions_BT = cache.place(ids_BT.shape[1])
-            mask = cache.mask()
-        elif documents_BT is not None:
+        if documents_BT is not None:
             positions_BT, mask = document_positions(documents_BT), document_mask(documents_BT)
         else:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
         cos, sin = rope_tables(positions_BT, rope_frequencies(self.config, ids_BT.device))
-        return Context(cos, sin, mask, cache, self.mode.attention_dropout)
+        return Context(cos, sin, mask, dropout=self.mode.attention_dropout)
 
     def logits(self, x: Tensor) -> Tensor:
         """Float32 logits (..., V) of features (..., D)."""
         return F.linear(x, self.head_weight.to(x.dtype)).float()
 
-    def forward(self, ids_BT: Tensor, *, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        return self.logits(self.features(ids_BT, documents_BT=documents_BT, cache=cache).x_BTD)
+    def forward(self, ids_BT: Tensor, *, documents_BT: Tensor | None = None) -> Tensor:
+        return self.logits(self.features(ids_BT, documents_BT=documents_BT).x_BTD)
 
     def hidden_states(self, ids_BT: Tensor) -> list[Tensor]:
         """The embedding and every layer's output (B, T, D); the last one after the final norm."""

@@ -13,7 +13,6 @@ from typing import TextIO
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.inference import Engine, SamplingParams
 from kaiyuan.progress import say
-from kaiyuan.tokenizer import StreamDecoder
 from kaiyuan.tokenizer.chat import render_chat
 
 Message = dict[str, str]
@@ -63,7 +62,7 @@ def respond(engine: Engine, history: list[Message], params: SamplingParams, out:
     """Write the answer to ``history`` as it is made; returns all of it. Forgets the oldest turns that do not fit."""
     assert engine.tokenizer is not None
     prompt = render_chat(engine.tokenizer, history)
-    room = engine.model.config.max_position_embeddings
+    room = engine.context
     while len(prompt) + params.max_tokens > room and len(history) > 2:
         first = 1 if history[0]["role"] == "system" else 0
         if len(history) <= first + 1:
@@ -71,18 +70,17 @@ def respond(engine: Engine, history: list[Message], params: SamplingParams, out:
         del history[first : first + 2]
         say("the conversation is longer than the model's context: the oldest turn is forgotten")
         prompt = render_chat(engine.tokenizer, history)
-    decoder, pieces = StreamDecoder(engine.tokenizer), []
+    text = []
     with _interruptible() as stopped:
-        for token in engine.stream(prompt, params):
-            pieces.append(decoder.feed(token))
-            out.write(pieces[-1])
+        for piece in engine.stream(prompt, params):
+            text.append(piece.text)
+            out.write(piece.text)
             out.flush()
             if stopped:
                 break
-    pieces.append(decoder.flush())
-    out.write(pieces[-1] + "\n")
+    out.write("\n")
     out.flush()
-    return "".join(pieces)
+    return "".join(text)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Specialist:
 
 @dataclass(frozen=True)
 class Careless:
-    """A weak responder: right as often as not, otherwise with a slip in a step, off by a little, or beside the point."""
+    """A weak responder: right as often as not, otherwise with a slip in a step, off by a little, or beside it."""
 
     answers: Mapping[tuple[str, str], Sequence[str]]
     """Answers that occur, by kind and language."""
