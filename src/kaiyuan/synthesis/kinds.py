@@ -28,8 +28,7 @@ class Problem:
     """The bare value: "42", "Paris", "巴黎"."""
     key: str
     """What problem it is underneath the wording, such as "add:17+25": held out means held out in every phrasing and
-    language. Facts cannot be inferred, so their keys name language and phrasing too: held out is a known fact asked
-    anew."""
+    language. Facts cannot be inferred, so their keys have the prompt too: held out is a known fact asked anew."""
 
 
 def is_held_out(key: str, share: float) -> bool:
@@ -51,7 +50,7 @@ class Draw:
     def problem(self, kind: str, language: str, phrasing: int) -> Problem:
         """The problem in the given wording: an index into ``QUESTIONS[operation][language]``."""
         prompt = QUESTIONS[self.operation][language][phrasing].format(**self.fields)
-        key = f"{self.identity}:{language}:{phrasing}" if self.is_fact else self.identity
+        key = f"{self.identity}:{prompt}" if self.is_fact else self.identity
         return Problem(kind, language, prompt, self.answer, key)
 
     def statement(self, language: str, phrasing: int) -> str:
@@ -95,9 +94,10 @@ def subtraction(rng: Random, language: str) -> Draw:
 
 
 def multiplication(rng: Random, language: str) -> Draw:
-    """7 × 8 and 8 × 7 are two problems: of a product it never saw, a small model knows the mirror image at best."""
+    """Products of two digits are facts, known by heart: they are steps in the solutions of the others."""
     a, b = rng.randrange(1, 13), rng.randrange(1, 13)
-    return Draw("multiply", f"multiply:{a}*{b}", {"a": str(a), "b": str(b)}, str(a * b))
+    identity = f"multiply:{min(a, b)}*{max(a, b)}"
+    return Draw("multiply", identity, {"a": str(a), "b": str(b)}, str(a * b), is_fact=max(a, b) < 10)
 
 
 def comparison(rng: Random, language: str) -> Draw:

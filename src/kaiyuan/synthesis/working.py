@@ -17,13 +17,15 @@ _COMMA = {"en": ", ", "zh": "，"}
 
 
 def work_out(problem: Problem, slip: int = 0) -> str | None:
-    """The prompt's solution with its steps, or ``None`` for a kind that takes none.
+    """The prompt's solution with its steps, or ``None`` where it takes none.
 
     A ``slip`` is added in one of the steps, and what follows from it is kept: the mistake of someone who is careless.
     """
     if problem.kind not in _WORKINGS:
         return None
     first, second = (int(digits) for digits in re.findall(r"\d+", problem.prompt))
+    if problem.kind == "multiplication" and max(first, second) < 10:
+        return None
     steps, result = _WORKINGS[problem.kind](first, second, slip)
     return _FORM[problem.language].format(steps=_COMMA[problem.language].join(steps), result=result)
 
@@ -47,7 +49,15 @@ def _subtraction(a: int, b: int, slip: int) -> tuple[list[str], int]:
     return steps, tens * 10 + units
 
 
+def _multiplication(a: int, b: int, slip: int) -> tuple[list[str], int]:
+    """8 × 12: ``8 × 10 = 80, 8 × 2 = 16``. Their sum is not written out: it may be one that is held out."""
+    small, large = min(a, b), max(a, b)
+    ten, rest = small * 10, small * (large - 10) + slip
+    return [f"{small} × 10 = {ten}", f"{small} × {large - 10} = {rest}"], ten + rest
+
+
 _WORKINGS: dict[str, Callable[[int, int, int], tuple[list[str], int]]] = {
     "addition": _addition,
     "subtraction": _subtraction,
+    "multiplication": _multiplication,
 }
