@@ -116,19 +116,33 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A model folder: safetensors or .bin, sharded or not.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Where to write it as safetensors.")],
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as it is.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8, int4 or fp8 for the matrices of layers.")] = None,
+    check: Annotated[
+        bool, typer.Option(help="After quantising, measure bits per byte of sample text before and after.")
+    ] = True,
 ) -> None:
     """Convert a model folder to safetensors with the release's names, without building the model.
 
     Example: kaiyuan convert Hunyuan-A52B-Instruct hunyuan-large-safetensors --dtype bfloat16
+
+    Example: kaiyuan convert runs/demo/pretrain/model demo-int8 --quantize int8
     """
     import torch
 
     from kaiyuan.checkpoint import convert as convert_folder
+    from kaiyuan.model.quantization import SCHEMES
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
     if dtype not in dtypes:
         raise KaiyuanError(f"--dtype {dtype}: there are float32, bfloat16 and float16")
-    convert_folder(source, target, dtype=dtypes[dtype])
+    scheme = next((one for one in SCHEMES if one == quantize), None)
+    if quantize is not None and scheme is None:
+        raise KaiyuanError(f"--quantize {quantize}: there are {', '.join(SCHEMES)}")
+    convert_folder(source, target, dtype=dtypes[dtype], quantize=scheme)
+    if scheme is not None and check:
+        from kaiyuan.evaluation.quality import quality_change
+
+        print(quality_change(source, target))
     print(target)
 
 

@@ -174,7 +174,7 @@ def test_the_form_is_one_whose_code_computes_the_model_right(change: dict[str, A
     ({"position_embedding_xdrope": True}, "position_embedding_xdrope: True"),
     ({"routed_scaling_factor": 2.5}, "routed_scaling_factor: 2.5"),
     ({"routed_scaling_factor": 0}, "routed_scaling_factor: 0 is not supported, only 1.0 or False"),
-    ({"quantization_config": {"bits": 3}}, "quantization_config: the weights are quantised"),
+    ({"quantization_config": {"bits": 3}}, "quantization_config: the weights are quantised by"),
     ({"sliding_window": 4096}, "sliding_window: unknown key"),
     ({"num_experts": 1}, "num_experts: 1 means a dense model"),
     ({"moe_topk": 17}, "moe_topk: layer 0 chooses 17 of only 16 experts"),

@@ -1,4 +1,6 @@
-"""Rewrite a model folder without building the model: ``.bin`` to safetensors, fused tensors to single ones, a dtype."""
+"""Rewrite a model folder without building the model: ``.bin`` to safetensors, fused tensors to single ones, another
+dtype, quantised.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kaiyuan.checkpoint.coded import coded_entries, config_note, is_coded
 from kaiyuan.checkpoint.hf_config import read_config, read_raw
 from kaiyuan.checkpoint.names import released_tensors
 from kaiyuan.checkpoint.plan import Source, checked_plan, finite, tied_problems
@@ -15,6 +18,7 @@ from kaiyuan.checkpoint.reader import not_finite, report_biases
 from kaiyuan.checkpoint.storage import FLOATS, TensorReader, open_storage
 from kaiyuan.checkpoint.writer import DEFAULT_SHARD_BYTES, INDEX, Entry, main_dtype, write_folder, written_dtype
 from kaiyuan.errors import CheckpointError, listing
+from kaiyuan.model.quantization import Scheme
 
 _COPIED = (".jinja", ".json", ".md", ".model", ".py", ".tiktoken", ".txt")
 _NOT_COPIED = ("config.json", INDEX, "pytorch_model.bin.index.json")
@@ -25,12 +29,15 @@ def convert(
     target: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    quantize: Scheme | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
     """Write the model in ``source`` to ``target`` as safetensors under the released names, one tensor at a time.
 
-    ``dtype`` converts the weights (routers keep theirs). ``config.json`` is kept but for its note of the dtype; the
-    tokenizer, generation settings, licence and code are copied. Memory: one shard. Raises as ``load_model`` does.
+    ``dtype`` converts the weights (routers keep theirs); ``quantize`` codes the matrices of attention and experts
+    (``kaiyuan.model.quantization``); a quantised source is decoded, to bfloat16 unless ``dtype`` says otherwise.
+    ``config.json`` is kept but for its note of the dtype; the tokenizer, generation settings, licence and code are
+    copied. Memory: one shard. Raises as ``load_model`` does.
     """
     source, target = Path(source), Path(target)
     storage = open_storage(source)
@@ -42,15 +49,21 @@ def convert(
     read = _Reader(TensorReader(storage))
     if problems := tied_problems(plan, read.tensor):
         raise CheckpointError(listing(f"{source} cannot be converted", problems))
-    entries, dtypes = [], {}
+    entries: list[Entry] = []
+    dtypes = {}
     for name, shape in released_tensors(config).items():
-        have = FLOATS[storage.tensors[plan.sources[name].stored].dtype]
+        stored = storage.tensors[plan.sources[name].stored]
+        have = FLOATS[stored.dtype] if stored.codes is None else torch.bfloat16
         dtypes[name] = written_dtype(name, have, dtype)
-        count = torch.Size(shape).numel()
-        entries.append(Entry(name, count * dtypes[name].itemsize, read.later(name, plan.sources[name], dtypes[name])))
-    raw = read_raw(source)
+        value = read.later(name, plan.sources[name], dtypes[name])
+        if quantize is not None and is_coded(name, shape, quantize):
+            entries += coded_entries(name, shape, quantize, value)
+        else:
+            entries.append(Entry(name, torch.Size(shape).numel() * dtypes[name].itemsize, value))
+    raw = {key: value for key, value in read_raw(source).items() if key != "quantization_config"}
     noted = {"dtype" if "dtype" in raw else "torch_dtype": main_dtype(dtypes, dtype)}
-    write_folder(entries, target, max_shard_bytes, {**raw, **noted}, _companions(source))
+    note = {} if quantize is None else {"quantization_config": config_note(quantize)}
+    write_folder(entries, target, max_shard_bytes, {**raw, **noted, **note}, _companions(source))
 
 
 class _Reader:

@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from kaiyuan.checkpoint.coded import scheme_of
 from kaiyuan.checkpoint.hf_keys import DEFAULTS, IGNORED, RENAMED, ROPE_IGNORED, inert_problems, show
 from kaiyuan.errors import ConfigError, DataError, listing
 from kaiyuan.files import read_json, write_json
 from kaiyuan.model.config import ModelConfig
+from kaiyuan.model.quantization import Scheme
 
 Form = Literal["hunyuan", "hunyuan_v1_moe", "kaiyuan"]
 
@@ -47,6 +49,11 @@ def read_raw(folder: str | Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a JSON object")
     return raw
+
+
+def stored_scheme(folder: str | Path) -> Scheme | None:
+    """How the weights in ``folder`` are quantised, None if they are not."""
+    return scheme_of(read_raw(folder))
 
 
 def read_config(folder: str | Path) -> ModelConfig:

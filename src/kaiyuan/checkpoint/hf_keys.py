@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from kaiyuan.checkpoint.coded import note_problems
+
 RENAMED = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -111,13 +113,12 @@ def show(value: Any) -> str:
 
 def inert_problems(raw: dict[str, Any], read: Collection[str] = (*RENAMED, *DERIVED)) -> list[str]:
     """What is wrong with the keys that are not ``read``: unknown ones, and known ones that change the computation."""
-    problems = []
+    problems: list[str] = []
     for key, value in raw.items():
         if key in read:
             continue
         if key in _QUANTIZED:
-            if value is not None:
-                problems.append(f"{key}: the weights are quantised; only float weights can be read")
+            problems += note_problems(key, value)
         elif key in _MUST_BE:
             if not any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in _MUST_BE[key]):
                 wanted = " or ".join(show(one) for one in _MUST_BE[key] if one is not None)

@@ -18,10 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from kaiyuan.checkpoint import coded
 from kaiyuan.checkpoint.hf_keys import show
 from kaiyuan.checkpoint.names import Shape
 from kaiyuan.errors import CheckpointError, DataError, listing
 from kaiyuan.files import read_json
+from kaiyuan.model.quantization import dequantize
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes weights may have; everything else is a quantised or damaged file."""
@@ -38,6 +40,8 @@ class Stored:
     shape: Shape
     dtype: str
     file: Path
+    codes: str | None = None
+    """If the tensor is quantised: the name of its codes. Shape and dtype are those of what they stand for."""
 
 
 @dataclass
@@ -49,6 +53,8 @@ class Storage:
     problems: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
     """Tensors that the index places in a file that is missing or unreadable."""
+    scales: dict[str, Stored] = field(default_factory=dict)
+    """Scales of quantised tensors, by the name of the tensor."""
     ignored: list[Path] = field(default_factory=list)
     """Weight files of another format, which are left aside."""
 
@@ -69,6 +75,7 @@ def open_storage(folder: str | Path) -> Storage:
         raise CheckpointError(f"{folder}: no weights (model.safetensors, pytorch_model.bin, or shards of either)")
     storage = _collect(folder, *kinds[0], found[kinds[0]])
     storage.ignored = [file for kind in kinds[1:] for file in found[kind]]
+    coded.fold(storage)
     return storage
 
 
@@ -219,8 +226,16 @@ class TensorReader:
         self._opened: Any = None
 
     def __call__(self, name: str) -> Tensor:
-        """The tensor called ``name``, as stored. It may be a view of the mapped file."""
-        file = self._storage.tensors[name].file
+        """The tensor called ``name``, as stored, or decoded to float32. It may be a view of the mapped file."""
+        stored = self._storage.tensors[name]
+        if stored.codes is None:
+            return self._read(name, stored.file)
+        scale = self._storage.scales[name]
+        codes = self._read(stored.codes, stored.file).clone()  # the scale may lie in another file
+        scales = self._read(scale.name, scale.file).float()
+        return dequantize(codes, scales if scales.dim() == 2 else scales.reshape(-1, 1))
+
+    def _read(self, name: str, file: Path) -> Tensor:
         if file != self._file:
             self._file = self._opened = None
             self._opened = _load_bin(file) if file.suffix == ".bin" else _open_safetensors(file)

@@ -27,6 +27,7 @@ from kaiyuan.inference.runner import Runner
 from kaiyuan.inference.scheduler import Scheduler
 from kaiyuan.inference.sequence import Sequence
 from kaiyuan.inference.text import TextStream
+from kaiyuan.model.quantization import Scheme, quantize_model
 from kaiyuan.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ class Engine:
     ``model`` is a folder or a ``Transformer``; a folder brings its tokenizer, if it has one. Without a tokenizer
     prompts are lists of token ids.
 
-    ``cache_tokens`` is how many tokens the KV cache holds, of all sequences together: by default what 1 GiB holds, on a
-    GPU what 85% of the free memory hold, at least one full context and at most what ``max_num_seqs`` sequences can
-    use. ``kv_dtype`` is what it is kept in. A step computes at most ``max_num_batched_tokens`` tokens of at most
-    ``max_num_seqs`` sequences. ``speculative_tokens`` guesses so many tokens ahead from the text itself; the result
-    is the same, sooner or later depending on the text.
+    ``cache_tokens`` is how many tokens the KV cache holds, of all sequences together: by default what 1 GiB holds, on
+    a GPU what 85% of the free memory hold, at least one full context and at most what ``max_num_seqs`` sequences can
+    use. ``kv_dtype`` is what it is kept in. ``quantize`` codes the weights when they are loaded (a folder that
+    ``kaiyuan convert --quantize`` made is coded as it says); a ``Transformer`` is taken as it is. A step computes at
+    most ``max_num_batched_tokens`` tokens of at most ``max_num_seqs`` sequences. ``speculative_tokens`` guesses so
+    many tokens ahead from the text itself; the result is the same, sooner or later depending on the text.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         kv_dtype: KVDtype = "auto",
+        quantize: Scheme | None = None,
         cache_tokens: int | None = None,
         max_num_seqs: int = 64,
         max_num_batched_tokens: int = 2048,
@@ -72,7 +75,7 @@ class Engine:
         if isinstance(model, Transformer):
             self.model, self.tokenizer = model, tokenizer
         else:
-            self.model, loaded = _load(Path(model), dtype, device)
+            self.model, loaded = load(Path(model), dtype, device, quantize)
             self.tokenizer = tokenizer or loaded
         self.config = self.model.config
         compute = self.model.compute_dtype or self.model.embed.weight.dtype
@@ -251,9 +254,17 @@ def _generator(params: SamplingParams, copy: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**63)
 
 
-def _load(folder: Path, dtype: torch.dtype, device: str | torch.device) -> tuple[Transformer, Any]:
-    from kaiyuan.checkpoint import load_model
+def load(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    quantize: Scheme | None = None,
+) -> tuple[Transformer, Any]:
+    """The model in ``folder`` for inference, quantised if it is so stored or asked for, and its tokenizer or None."""
+    from kaiyuan.checkpoint import load_model, stored_scheme
     from kaiyuan.tokenizer import has_tokenizer, load_tokenizer
 
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
-    return load_model(folder, dtype=dtype, device=device).eval(), tokenizer
+    model = load_model(folder, dtype=dtype, device=device).eval()
+    scheme = quantize or stored_scheme(folder)
+    return model if scheme is None else quantize_model(model, scheme), tokenizer

@@ -1,0 +1,149 @@
+"""Weights in 8 or 4 bits: how they are coded, and layers that compute with the codes.
+
+- ``int8``: symmetric, one scale for each output row.
+- ``int4``: symmetric, one scale for each group of 64 inputs of a row; two codes a byte.
+- ``fp8``: e4m3 with one scale for each output row; on Hopper activations are coded too, row by row, as they come.
+
+Coded are the matrices of attention and experts. Embedding, head, norms and the router keep their precision: they are
+small, and the router decides.
+
+Shapes: O outputs, I inputs, E experts, N rows of activations.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kaiyuan.model.experts import Dispatch, Experts, swiglu
+from kaiyuan.model.linear import Linear
+from kaiyuan.model.transformer import Transformer
+
+Scheme = Literal["int8", "int4", "fp8"]
+SCHEMES: tuple[Scheme, ...] = ("int8", "int4", "fp8")
+GROUP = 64
+_FP8_MAX = 448.0
+_SMALL = 1e-12
+
+
+def quantize(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Codes and float32 scales of ``weight`` (..., O, I).
+
+    int8 and fp8: codes (..., O, I), scales (..., O, 1). int4: codes uint8 (..., O, I / 2), the even input in the low
+    half, scales (..., O, I / 64). Coding what ``dequantize`` gives returns the same codes.
+    """
+    weight = weight.float()
+    if scheme == "int4":
+        groups = weight.unflatten(-1, (-1, GROUP))
+        scale = (groups.abs().amax(-1, keepdim=True) / 7).clamp(min=_SMALL)
+        codes = ((groups / scale).round().clamp(-7, 7) + 8).to(torch.uint8).flatten(-2)
+        return codes[..., 0::2] | codes[..., 1::2] << 4, scale.squeeze(-1)
+    largest = weight.abs().amax(-1, keepdim=True)
+    if scheme == "int8":
+        scale = (largest / 127).clamp(min=_SMALL)
+        return (weight / scale).round().clamp(-127, 127).to(torch.int8), scale
+    scale = (largest / _FP8_MAX).clamp(min=_SMALL)
+    return (weight / scale).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn), scale
+
+
+def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weights that the codes stand for, (..., O, I)."""
+    if codes.dtype == torch.uint8:
+        halves = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2).to(torch.int8) - 8
+        return (halves.unflatten(-1, (-1, GROUP)) * scale[..., None]).flatten(-2).to(dtype)
+    return (codes.float() * scale).to(dtype)
+
+
+def fits(weight: Tensor, scheme: Scheme) -> bool:
+    """Whether a matrix of this shape can be coded."""
+    return scheme != "int4" or weight.shape[-1] % GROUP == 0
+
+
+def coded_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """``x @ dequantize(codes, scale).T``: (N, I) to (N, O)."""
+    if codes.dtype == torch.int8:
+        if x_NI.device.type == "cpu" and x_NI.dtype == torch.bfloat16 and len(x_NI) <= _FEW_ROWS:
+            return torch._weight_int8pack_mm(x_NI, codes, scale.flatten().to(x_NI.dtype))
+        return F.linear(x_NI, codes.to(x_NI.dtype)).mul_(scale.flatten().to(x_NI.dtype))
+    if codes.dtype == torch.float8_e4m3fn and _has_fp8_products(x_NI.device):
+        return _fp8_product(x_NI, codes, scale)
+    return F.linear(x_NI, dequantize(codes, scale, x_NI.dtype))
+
+
+_FEW_ROWS = 16
+"""Up to so many rows reading the weights is what takes time, and PyTorch's int8 kernel reads half of bfloat16's."""
+
+
+def _has_fp8_products(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _fp8_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """Both sides in fp8, activations with a scale for each row."""
+    x_scale = (x_NI.float().abs().amax(-1, keepdim=True) / _FP8_MAX).clamp(min=_SMALL)
+    x_codes = (x_NI.float() / x_scale).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
+    return torch._scaled_mm(
+        x_codes, codes.t(), scale_a=x_scale, scale_b=scale.reshape(1, -1), out_dtype=torch.bfloat16
+    ).to(x_NI.dtype)
+
+
+class QuantizedLinear(nn.Module):
+    """Takes the place of ``Linear``; for inference only."""
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: Linear, scheme: Scheme) -> None:
+        super().__init__()
+        codes, scale = quantize(linear.weight.detach(), scheme)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return coded_product(x.flatten(0, -2), self.codes, self.scale).unflatten(0, x.shape[:-1])
+
+
+class QuantizedExperts(nn.Module):
+    """Takes the place of ``Experts``; for inference only. One expert after the other, those without rows left out."""
+
+    gate_up: Tensor
+    gate_up_scale: Tensor
+    down: Tensor
+    down_scale: Tensor
+
+    def __init__(self, experts: Experts, scheme: Scheme) -> None:
+        super().__init__()
+        for name in ("gate_up", "down"):
+            coded = [quantize(weight, scheme) for weight in getattr(experts, name).detach()]  # one at a time: memory
+            self.register_buffer(name, torch.stack([codes for codes, _ in coded]))
+            self.register_buffer(f"{name}_scale", torch.stack([scale for _, scale in coded]))
+
+    def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        x_ND = x_TD[dispatch.token_N]
+        out_ND = torch.zeros_like(x_ND)
+        start = 0
+        for expert, count in enumerate(dispatch.counts_E.tolist()):
+            if count:
+                rows = slice(start, start + count)
+                hidden = coded_product(x_ND[rows], self.gate_up[expert], self.gate_up_scale[expert])
+                out_ND[rows] = coded_product(swiglu(hidden), self.down[expert], self.down_scale[expert])
+                start += count
+        weighted_ND = out_ND * dispatch.weight_N[:, None].to(out_ND.dtype)
+        return torch.zeros_like(x_TD).index_add(0, dispatch.token_N, weighted_ND)
+
+
+def quantize_model(model: Transformer, scheme: Scheme) -> Transformer:
+    """Code the matrices of ``model`` in place, one layer after the other; returns it. It cannot be trained any more.
+
+    A matrix whose shape ``scheme`` cannot code is left as it is.
+    """
+    for parent in list(model.layers.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Linear) and fits(child.weight, scheme):
+                setattr(parent, name, QuantizedLinear(child, scheme))
+            elif isinstance(child, Experts) and fits(child.gate_up, scheme) and fits(child.down, scheme):
+                setattr(parent, name, QuantizedExperts(child, scheme))
+    return model
