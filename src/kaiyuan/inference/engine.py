@@ -27,6 +27,7 @@ from kaiyuan.inference.runner import Runner
 from kaiyuan.inference.scheduler import Scheduler
 from kaiyuan.inference.sequence import Sequence
 from kaiyuan.inference.text import TextStream
+from kaiyuan.model.packed import can_pack, pack_model
 from kaiyuan.model.quantization import Scheme, quantize_model
 from kaiyuan.model.transformer import Transformer
 
@@ -267,4 +268,6 @@ def load(
     tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
     model = load_model(folder, dtype=dtype, device=device).eval()
     scheme = quantize or stored_scheme(folder)
-    return model if scheme is None else quantize_model(model, scheme), tokenizer
+    if scheme is not None:
+        return quantize_model(model, scheme), tokenizer
+    return pack_model(model) if can_pack(model) else model, tokenizer

@@ -148,8 +148,11 @@ def _attend(q_BHTd: Tensor, k_SGd: Tensor, v_SGd: Tensor) -> Tensor:
     """The last T of S tokens look at all of them up to themselves: (1, H, T, d)."""
     new, length = q_BHTd.shape[2], len(k_SGd)
     k_BGSd, v_BGSd = k_SGd.transpose(0, 1)[None], v_SGd.transpose(0, 1)[None]
-    if new in (1, length):
-        return _sdpa(q_BHTd, k_BGSd, v_BGSd, None, causal=new > 1)
+    if new == 1:  # the heads that share keys as so many queries: on a CPU 3 to 10 times as fast as enable_gqa
+        q_BGRd = q_BHTd.reshape(1, k_BGSd.shape[1], -1, q_BHTd.shape[3])
+        return _sdpa(q_BGRd, k_BGSd, v_BGSd, None).reshape(q_BHTd.shape)
+    if new == length:
+        return _sdpa(q_BHTd, k_BGSd, v_BGSd, None, causal=True)
     rows = max(1, _MASK_ELEMENTS // length)
     parts = []
     for start in range(0, new, rows):

@@ -29,13 +29,18 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return swiglu_forward(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         return swiglu_backward(grad, gate_up)[0]
+
+
+def swiglu_forward(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up`` without anything for a backward pass."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 def swiglu_backward(grad: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,7 +56,7 @@ def swiglu_backward(grad: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up``; the gate is the first half of the last dimension."""
-    return _SwiGLU.apply(gate_up)
+    return _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else swiglu_forward(gate_up)
 
 
 class SharedExpert(nn.Module):
@@ -155,10 +160,34 @@ class Experts(nn.Module):
             out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:
             counts = dispatch.counts_E.tolist()
-            compute = self.batched if self._pays_to_pad(counts) else self.looped
+            if not torch.is_grad_enabled():
+                compute = self.directly
+            else:
+                compute = self.batched if self._pays_to_pad(counts) else self.looped
             out_ND = compute(x_TD[dispatch.token_N], counts)
+        return self.combined(out_ND, x_TD, dispatch)
+
+    @staticmethod
+    def combined(out_ND: Tensor, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        """Each token's sum of its experts' outputs, weighted."""
         weighted_ND = out_ND * dispatch.weight_N[:, None].to(out_ND.dtype)
         return torch.zeros_like(x_TD).index_add(0, dispatch.token_N, weighted_ND)
+
+    def directly(self, x_ND: Tensor, counts: list[int]) -> Tensor:
+        """One expert after the other, those without rows left out; nothing is kept for gradients."""
+        parts, start = [], 0
+        for expert, count in enumerate(counts):
+            if count:
+                hidden = self.product("gate_up", expert, x_ND[start : start + count])
+                parts.append(self.product("down", expert, swiglu_forward(hidden)))
+                start += count
+        if start < len(x_ND):
+            parts.append(x_ND.new_zeros(len(x_ND) - start, x_ND.shape[1]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
+        """``x @ weight.T`` with the matrix ``which`` ("gate_up" or "down") of one expert."""
+        return F.linear(x_ND, getattr(self, which)[expert].to(x_ND.dtype))
 
     def looped(self, x_ND: Tensor, counts: list[int]) -> Tensor:
         """One expert after the other."""

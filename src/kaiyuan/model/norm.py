@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaiyuan.model.rope import rotate
@@ -58,6 +59,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # nothing to keep: the library's own is quicker for few tokens
+            return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
         return _RMSNorm.apply(x, self.weight, self.eps)
 
 
@@ -85,4 +88,7 @@ class _RopeNorm(torch.autograd.Function):
 
 def rope_norm(x_BTHd: Tensor, cos: Tensor, sin: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """RoPE, then RMSNorm over the head dimension, then ``gain`` (d,) if there is one: the order of the release."""
+    if not torch.is_grad_enabled():
+        rotated = rotate(F.rms_norm(x_BTHd, x_BTHd.shape[-1:], None, eps), cos.to(x_BTHd.dtype), sin.to(x_BTHd.dtype))
+        return rotated if gain is None else rotated * gain.to(x_BTHd.dtype)
     return _RopeNorm.apply(x_BTHd, cos.to(x_BTHd.dtype), sin.to(x_BTHd.dtype), gain, eps)

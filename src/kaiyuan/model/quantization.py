@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.experts import Dispatch, Experts, swiglu
+from kaiyuan.model.experts import Dispatch, Experts
 from kaiyuan.model.linear import Linear
 from kaiyuan.model.transformer import Transformer
 
@@ -106,33 +106,21 @@ class QuantizedLinear(nn.Module):
         return coded_product(x.flatten(0, -2), self.codes, self.scale).unflatten(0, x.shape[:-1])
 
 
-class QuantizedExperts(nn.Module):
-    """Takes the place of ``Experts``; for inference only. One expert after the other, those without rows left out."""
-
-    gate_up: Tensor
-    gate_up_scale: Tensor
-    down: Tensor
-    down_scale: Tensor
+class QuantizedExperts(Experts):
+    """Takes the place of ``Experts``; for inference only."""
 
     def __init__(self, experts: Experts, scheme: Scheme) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         for name in ("gate_up", "down"):
             coded = [quantize(weight, scheme) for weight in getattr(experts, name).detach()]  # one at a time: memory
             self.register_buffer(name, torch.stack([codes for codes, _ in coded]))
             self.register_buffer(f"{name}_scale", torch.stack([scale for _, scale in coded]))
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        x_ND = x_TD[dispatch.token_N]
-        out_ND = torch.zeros_like(x_ND)
-        start = 0
-        for expert, count in enumerate(dispatch.counts_E.tolist()):
-            if count:
-                rows = slice(start, start + count)
-                hidden = coded_product(x_ND[rows], self.gate_up[expert], self.gate_up_scale[expert])
-                out_ND[rows] = coded_product(swiglu(hidden), self.down[expert], self.down_scale[expert])
-                start += count
-        weighted_ND = out_ND * dispatch.weight_N[:, None].to(out_ND.dtype)
-        return torch.zeros_like(x_TD).index_add(0, dispatch.token_N, weighted_ND)
+        return self.combined(self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist()), x_TD, dispatch)
+
+    def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
+        return coded_product(x_ND, getattr(self, which)[expert], getattr(self, f"{which}_scale")[expert])
 
 
 def quantize_model(model: Transformer, scheme: Scheme) -> Transformer:

@@ -119,6 +119,8 @@ class Transformer(nn.Module):
         self.lm_head = None
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.packed_head: nn.Module | None = None
+        """Computes the logits in place of ``head_weight`` (``kaiyuan.model.packed``)."""
 
     @property
     def head_weight(self) -> Tensor:
@@ -166,6 +168,8 @@ class Transformer(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Float32 logits (..., V) of features (..., D)."""
+        if self.packed_head is not None:
+            return self.packed_head(x).float()
         return F.linear(x, self.head_weight.to(x.dtype)).float()
 
     def forward(self, ids_BT: Tensor, *, documents_BT: Tensor | None = None) -> Tensor:
