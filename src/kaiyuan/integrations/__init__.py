@@ -1,0 +1,1 @@
+"""Bridges to programs that others have written; each is imported only by the program it is for."""
