@@ -181,9 +181,9 @@ class AsyncEngine:
             with self._wake:
                 while not self._orders and not len(self.engine):
                     self._wake.wait()
-            while self._orders:
-                self._orders.popleft()()
             try:
+                while self._orders:
+                    self._orders.popleft()()
                 self._tell(self.engine.step())
             except Exception as error:  # whatever it was, requests that wait must hear of it
                 self._fail(error)

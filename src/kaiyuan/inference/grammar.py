@@ -49,10 +49,12 @@ def _table(library: Any, tokenizer: Tokenizer, vocab_size: int) -> Any:
 
 def _source(library: Any, grammar: Grammar) -> Any:
     try:
+        # Without free white space: an undecided model fills the whole answer with it.
+        compact = {"whitespace_flexible": False}
         if grammar.kind == "json_schema":
-            return library.LLMatcher.grammar_from_json_schema(grammar.definition)
+            return library.LLMatcher.grammar_from_json_schema(grammar.definition, defaults=compact)
         if grammar.kind == "json":
-            return library.LLMatcher.grammar_from_json_schema('{"type": "object"}')
+            return library.LLMatcher.grammar_from_json_schema('{"type": "object"}', defaults=compact)
         return library.LLMatcher.grammar_from_regex(grammar.definition)
     except ValueError as error:
         raise GrammarError(f"{grammar.kind}: {error}") from None
