@@ -52,16 +52,17 @@ class Server:
             "16",
         ]
         self.command += ["--max-num-seqs", "8"]
-        self.starts = 0
+        self.kills = 0
+        self.up = False
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
-        self.starts += 1
         async with httpx.AsyncClient() as client:
             for _ in range(600):
                 try:
                     if (await client.get(f"{self.url}/ready")).status_code == 200:
+                        self.up = True
                         return
                 except httpx.TransportError:
                     await asyncio.sleep(0.1)
@@ -69,6 +70,7 @@ class Server:
 
     async def kill(self) -> None:
         assert self.process is not None
+        self.up, self.kills = False, self.kills + 1
         self.process.kill()
         await asyncio.to_thread(self.process.wait)
 
@@ -109,15 +111,18 @@ async def client(number: int, server: Server, until: float, outcomes: Counter[st
     rng = Random(number)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         while time.monotonic() < until:
-            start = server.starts
+            up, kills = server.up, server.kills
             try:
-                outcomes[await one(http, rng)] += 1
+                outcome = await one(http, rng)
+                outcomes[outcome] += 1
+                if outcome == "refused with a reason":
+                    await asyncio.sleep(0.2 * rng.random())
             except httpx.TimeoutException:
                 outcomes["STUCK"] += 1
             except httpx.TransportError:
+                expected = not up or server.kills != kills
+                outcomes["cut off by a kill" if expected else "LOST"] += 1
                 await asyncio.sleep(0.3)
-                killed = server.starts != start or server.process is None or server.process.poll() is not None
-                outcomes["cut off by a kill" if killed else "LOST"] += 1
 
 
 async def one(http: httpx.AsyncClient, rng: Random) -> str:
