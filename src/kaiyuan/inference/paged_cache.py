@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from kaiyuan.model.config import ModelConfig
 
@@ -153,6 +154,8 @@ def _attend(q_BHTd: Tensor, k_SGd: Tensor, v_SGd: Tensor) -> Tensor:
         return _sdpa(q_BGRd, k_BGSd, v_BGSd, None).reshape(q_BHTd.shape)
     if new == length:
         return _sdpa(q_BHTd, k_BGSd, v_BGSd, None, causal=True)
+    if q_BHTd.is_cuda and q_BHTd.dtype != torch.float32:  # flash attention knows this shape; a mask would keep it out
+        return _sdpa(q_BHTd, k_BGSd, v_BGSd, causal_lower_right(new, length))
     rows = max(1, _MASK_ELEMENTS // length)
     parts = []
     for start in range(0, new, rows):
