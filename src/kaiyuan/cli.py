@@ -128,9 +128,9 @@ def serve(
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused (429).")] = 256,
     speculative_tokens: Annotated[int, typer.Option(min=0, help="Tokens guessed ahead from the text itself.")] = 0,
 ) -> None:
-    """Serve a model with OpenAI's API, on this machine only unless there is an API key.
+    """Serve a model: OpenAI's API and a chat page, on this machine only unless there is an API key.
 
-    Example: kaiyuan serve runs/demo          then ask http://127.0.0.1:8000/v1
+    Example: kaiyuan serve runs/demo          then open http://127.0.0.1:8000
     """
     from kaiyuan.serving.server import serve as listen
     from kaiyuan.serving.settings import Limits, read_api_key
