@@ -58,10 +58,12 @@ class Stub:
                 if self.refused():
                     return
                 if self.path == "/tokenize":
-                    return self.reply(200, {"count": len(json.dumps(body)) // 4, "max_model_len": 1000})
+                    self.reply(200, {"count": len(json.dumps(body)) // 4, "max_model_len": 1000})
+                    return
                 stub.asked.append(body)
                 if stub.failure:
-                    return self.reply(stub.failure[0], {"error": {"message": stub.failure[1]}})
+                    self.reply(stub.failure[0], {"error": {"message": stub.failure[1]}})
+                    return
                 self.send_response(200)
                 self.send_header("content-type", "text/event-stream")
                 self.end_headers()
