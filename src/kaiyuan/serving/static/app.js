@@ -1,240 +1,247 @@
-// The page: one conversation open, at most one answer under way.
+// The page: what is open, what is being answered, and who is told.
 
 import { Answer } from "./answer.js";
-import { countTokens, servedModel, setKey } from "./api.js";
-import { announce, byId, el, icon, iconButton } from "./dom.js";
-import { number, t, translatePage } from "./i18n.js";
-import { download, fillList, fillSettings, fillSidebar, readFile } from "./panels.js";
+import { hasKey } from "./api.js";
+import { Composer } from "./composer.js";
+import { Connection } from "./connection.js";
+import { announce, byId, iconButton } from "./dom.js";
+import { t, toggleLanguage, translatePage } from "./i18n.js";
+import { askForKey, toast } from "./notices.js";
+import { preference, setPreference } from "./preferences.js";
+import { Panels } from "./panels.js";
+import { Saver } from "./saver.js";
+import { Settings, defaultsForNew } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
 import { openStore } from "./store.js";
-import { Message, welcome } from "./thread.js";
 import { Conversation, ROOT } from "./tree.js";
+import { View } from "./view.js";
 
-class Page {
+const SAVE_EVERY = 1000;
+
+class App {
   constructor(store, conversations) {
-    Object.assign(this, { store, conversations, model: null, answering: null, messages: new Map(), following: true });
-    this.conversation = new Conversation();
-    this.draft = byId("draft");
-    this.wire();
-    this.translate();
-    this.connect();
+    this.saver = new Saver(store, (id) => this.conversations.has(id));
+    this.conversations = new Map(conversations.map((one) => [one.id, one]));
+    this.running = new Map();
+    this.connection = new Connection(() => this.modelChanged());
+    this.current = this.fromAddress() ?? new Conversation(defaultsForNew());
+    this.panels = new Panels();
+    this.view = new View(this);
+    this.composer = new Composer(this);
+    this.settings = new Settings(this);
+    this.sidebar = new Sidebar(this);
   }
 
-  wire() {
-    byId("new-chat").addEventListener("click", () => this.open(new Conversation()));
-    byId("search").addEventListener("input", () => fillList(this));
-    byId("scrim").addEventListener("click", () => this.drawer(false));
-    byId("to-end").addEventListener("click", () => this.follow(true));
-    byId("scroller").addEventListener("scroll", () => {
-      const { scrollTop, scrollHeight, clientHeight } = byId("scroller");
-      this.following = scrollHeight - scrollTop - clientHeight < 60;
-      byId("to-end").hidden = this.following;
-    });
-    byId("composer").addEventListener("submit", (event) => {
-      event.preventDefault();
-      if (this.answering) this.answering.stop();
-      else if (this.draft.value.trim()) this.ask(this.draft.value, this.last());
-    });
-    // An input method confirms its choice with Enter too: that one must not send.
-    this.draft.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-      event.preventDefault();
-      if (!this.answering) byId("composer").requestSubmit();
-    });
-    this.draft.addEventListener("input", () => this.typed());
+  start() {
+    byId("new-chat").addEventListener("click", () => this.open(new Conversation(defaultsForNew())));
+    addEventListener("hashchange", () => this.followAddress());
+    this.saver.store.onElsewhere((id) => this.changedElsewhere(id));
+    this.showAll();
+    if (!this.saver.store.lasting) toast(t("notKept"));
+    this.connection.connect();
   }
 
-  translate() {
+  get model() {
+    return this.connection.model;
+  }
+
+  modelChanged() {
+    this.showTitle();
+    this.view.showModel();
+    this.composer.showUse();
+  }
+
+  /** Everything anew, as after a change of language. */
+  showAll() {
     translatePage();
-    byId("bar-left").replaceChildren(iconButton("menu", t("menu"), () => this.drawer(!document.body.classList.contains("drawer")), { class: "menu" }));
-    byId("bar-right").replaceChildren(iconButton("sliders", t("settings"), () => document.body.classList.toggle("tuning")));
-    byId("to-end").replaceChildren(icon("down"));
-    byId("to-end").setAttribute("aria-label", t("toEnd"));
-    fillSidebar(this);
-    this.render();
+    this.showBar();
+    this.sidebar.show();
+    this.settings.show();
+    this.view.show(this.current);
+    this.composer.show(this.current);
   }
 
-  async connect() {
-    try {
-      this.model = await servedModel();
-      byId("model").textContent = this.model.id;
-      byId("banner").hidden = true;
-      this.meter();
-    } catch (error) {
-      if (error.kind === "locked") return this.askKey();
-      const retry = el("button", { class: "button", type: "button", text: t("tryNow"), onclick: () => this.connect() });
-      byId("banner").replaceChildren(t(error.kind ?? "offline", { message: error.message }), retry);
-      byId("banner").hidden = false;
-    }
-    return undefined;
+  showBar() {
+    const themes = { auto: "themeAuto", light: "themeLight", dark: "themeDark" };
+    const theme = preference("theme") ?? "auto";
+    const icons = { auto: "auto", light: "sun", dark: "moon" };
+    const menu = iconButton("menu", t("menu"), () => this.panels.toggle("sidebar"), { id: "menu", "aria-controls": "sidebar" });
+    const look = iconButton(icons[theme] ?? "auto", t(themes[theme] ?? "themeAuto"), () => this.nextTheme(theme), { id: "theme" });
+    const settings = iconButton("sliders", t("settings"), () => this.panels.toggle("settings"), {
+      id: "open-settings", "aria-controls": "settings",
+    });
+    byId("bar-left").replaceChildren(menu);
+    byId("bar-right").replaceChildren(look, settings);
+    this.panels.update();
+    this.showTitle();
   }
 
-  askKey() {
-    const dialog = byId("key-dialog"), field = el("input", { type: "password", class: "field", "aria-label": t("keyField"), required: true, autocomplete: "off" });
-    const form = el("form", { method: "dialog", onsubmit: () => { setKey(field.value.trim()); this.connect(); } },
-      el("h2", { id: "key-title", text: t("keyTitle") }), el("p", { text: t("keyText") }), field,
-      el("button", { class: "button main-button", text: t("keyUse") }));
-    dialog.replaceChildren(form);
-    if (!dialog.open) dialog.showModal();
+  showTitle() {
+    const title = this.current.title || t("untitled");
+    byId("title").textContent = title;
+    byId("model").textContent = this.model.id;
+    document.title = this.current.title ? `${title} · kaiyuan 开元` : "kaiyuan 开元";
   }
 
-  drawer(open) {
-    document.body.classList.toggle("drawer", open);
-    byId("scrim").hidden = !open;
+  nextTheme(theme) {
+    const next = { auto: "light", light: "dark", dark: "auto" }[theme] ?? "auto";
+    setPreference("theme", next === "auto" ? null : next);
+    if (next === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = next;
+    this.showBar();
+    byId("theme").focus();
+  }
+
+  changeLanguage() {
+    toggleLanguage();
+    this.showAll();
+  }
+
+  fromAddress() {
+    return this.conversations.get(location.hash.replace(/^#c=/, ""));
+  }
+
+  followAddress() {
+    const conversation = this.fromAddress();
+    if (conversation && conversation !== this.current) this.open(conversation);
   }
 
   open(conversation) {
-    this.answering?.stop();
-    this.conversation = conversation;
-    this.drawer(false);
-    this.render();
-    this.draft.focus();
+    this.current = conversation;
+    const address = this.conversations.has(conversation.id) ? `#c=${conversation.id}` : location.pathname;
+    if (location.hash !== address) history.pushState(null, "", address);
+    this.panels.close();
+    this.showTitle();
+    this.sidebar.show();
+    this.settings.show();
+    this.view.show(conversation);
+    this.composer.show(conversation);
+    this.composer.focus();
   }
 
-  last() {
-    return this.conversation.path().at(-1)?.id ?? ROOT;
-  }
-
-  render() {
-    const { conversation } = this, nodes = conversation.path();
-    this.messages = new Map(nodes.map((node) => [node.id, new Message(conversation, node, this)]));
-    byId("log").replaceChildren(...[...this.messages.values()].map((one) => one.element), ...(nodes.length ? [] : [welcome((text) => this.ask(text, ROOT))]));
-    byId("title").textContent = conversation.title || t("untitled");
-    fillList(this);
-    fillSettings(this);
-    this.follow(true);
-    this.state();
-  }
-
-  state() {
-    const busy = Boolean(this.answering);
-    byId("send").replaceChildren(icon(busy ? "stop" : "send"));
-    byId("send").setAttribute("aria-label", t(busy ? "stop" : "send"));
-    byId("send").disabled = !busy && !this.draft.value.trim();
-    this.draft.rows = Math.min(10, this.draft.value.split("\n").length);
-    this.meter();
-  }
-
-  meter() {
-    const usage = this.conversation.path().findLast((node) => node.usage)?.usage, most = this.model?.context ?? 0;
-    const used = usage ? usage.prompt + usage.completion : 0;
-    byId("used").textContent = most ? t("contextOf", { used: number(used), most: number(most) }) : "";
-  }
-
-  follow(now = this.following) {
-    if (now) byId("scroller").scrollTop = byId("scroller").scrollHeight;
-  }
-
-  /** What is typed or pasted, counted a moment after. */
-  typed() {
-    this.state();
-    clearTimeout(this.timer);
-    this.timer = setTimeout(async () => {
-      const text = this.draft.value;
-      try {
-        const { count } = text ? await countTokens({ text: text.toWellFormed() }) : { count: 0 };
-        if (text === this.draft.value) byId("typed").textContent = count ? t("tokens", { count: number(count) }) : "";
-      } catch {
-        byId("typed").textContent = "";
-      }
-    }, 300);
-  }
-
-  ask(text, parent) {
-    if (this.answering) return;
-    const { conversation } = this;
-    if (!this.conversations.includes(conversation)) this.conversations.push(conversation);
-    conversation.title ||= text.trim().split("\n")[0].slice(0, 60);
-    const node = conversation.add(parent, "user", text.trim());
-    this.draft.value = "";
-    byId("typed").textContent = "";
-    this.answer(node.id);
-  }
-
-  answer(parent) {
-    if (this.answering) return;
-    const { conversation } = this, node = conversation.add(parent, "assistant", "", { finish: "" });
-    const frame = () => {
-      this.frame = 0;
-      this.messages.get(node.id)?.show();
-      this.follow();
-    };
-    this.answering = new Answer(conversation, node, {
-      onChange: () => { this.frame ||= requestAnimationFrame(frame); },
-      onEnd: () => {
-        this.answering = null;
-        this.messages.get(node.id)?.show();
-        if (node.error?.kind === "locked") this.askKey();
-        announce(t(node.finish === "stopped" ? "answerStopped" : "answered"));
-        this.save(conversation);
-        this.state();
-        this.follow();
-      },
-    });
-    this.render();
-    this.save(conversation);
-    announce(t("answering"));
-    this.answering.run(this.model?.id);
-  }
-
-  choose(id) {
-    if (this.answering) return;
-    this.conversation.choose(id);
-    this.save();
-    this.render();
-  }
-
-  async save(conversation = this.conversation) {
-    try {
-      if (conversation.nodes.size) await this.store.save(conversation);
-    } catch (error) {
-      this.toast(t("notSaved", { reason: error.message }));
+  /** Put `conversation` among those that are kept. */
+  keep(conversation) {
+    if (!this.conversations.has(conversation.id)) {
+      this.conversations.set(conversation.id, conversation);
+      if (conversation === this.current) history.replaceState(null, "", `#c=${conversation.id}`);
     }
+    this.saver.save(conversation);
+    this.sidebar.show();
   }
 
   rename(conversation, title) {
-    conversation.title = title.trim().slice(0, 200);
-    this.save(conversation);
-    this.render();
+    conversation.title = title.trim() || conversation.title;
+    this.saver.save(conversation);
+    this.sidebar.show();
+    this.showTitle();
   }
 
-  async remove(conversation) {
-    this.conversations = this.conversations.filter((one) => one !== conversation);
-    await this.store.remove(conversation.id);
-    if (conversation === this.conversation) this.open(new Conversation());
-    else fillList(this);
-    this.toast(t("removed", { title: conversation.title }), t("undo"), () => {
-      this.conversations.push(conversation);
-      this.save(conversation);
-      fillList(this);
+  /** Delete, with a moment to undo it. */
+  remove(conversations) {
+    for (const one of conversations) {
+      this.running.get(one.id)?.stop();
+      this.conversations.delete(one.id);
+      this.saver.remove(one.id);
+    }
+    const message = conversations.length === 1 ? t("removed", { title: conversations[0].title }) : t("removedAll");
+    toast(message, t("undo"), () => conversations.forEach((one) => this.keep(one)));
+    if (conversations.includes(this.current)) this.open(new Conversation(defaultsForNew()));
+    else this.sidebar.show();
+  }
+
+  async changedElsewhere(id) {
+    if (this.running.has(id) || this.saver.isWaiting(id)) return;
+    const stored = await this.saver.store.get(id);
+    if (stored) this.conversations.set(id, stored);
+    else if (id !== this.current.id) this.conversations.delete(id);
+    if (stored && id === this.current.id) {
+      this.current = stored;
+      this.view.show(stored);
+      this.composer.showUse();
+      this.showTitle();
+    }
+    this.sidebar.show();
+  }
+
+  /** Ask `content` below the message `parent` of the open conversation. */
+  ask(content, parent) {
+    const conversation = this.current;
+    conversation.title ||= content.trim().split("\n")[0].slice(0, 80);
+    const question = conversation.add(parent, "user", content);
+    this.answer(question.id);
+    this.showTitle();
+  }
+
+  /** A new answer to the message `parent`; one before it that failed without a word makes room. */
+  answer(parent) {
+    const conversation = this.current;
+    if (this.running.has(conversation.id)) return;
+    for (const id of [...(conversation.kids.get(parent) ?? [])]) {
+      const node = conversation.nodes.get(id);
+      if (node.finish === "error" && !node.content && !conversation.kids.get(id)?.length) conversation.drop(id);
+    }
+    const node = conversation.add(parent, "assistant", "", { finish: "", model: this.model.id });
+    const answer = new Answer(conversation, node, {
+      onChange: () => this.answerChanged(answer), onEnd: () => this.answerEnded(answer),
+    });
+    this.running.set(conversation.id, answer);
+    this.keep(conversation);
+    this.view.show(conversation, { follow: true });
+    this.composer.showState();
+    announce(t("answering"));
+    answer.run(this.model.id);
+  }
+
+  answerChanged(answer) {
+    if (answer.conversation === this.current) this.view.grown(answer);
+    if (this.conversations.has(answer.conversation.id)) this.saver.save(answer.conversation, SAVE_EVERY);
+  }
+
+  answerEnded(answer) {
+    const { conversation, node } = answer;
+    this.running.delete(conversation.id);
+    conversation.updated = Date.now();
+    if (this.conversations.has(conversation.id)) this.keep(conversation);
+    if (conversation === this.current) {
+      this.view.ended(answer);
+      this.composer.showState();
+      this.composer.showUse();
+    }
+    announce(t(node.finish === "stopped" ? "answerStopped" : node.finish === "error" ? node.error.kind : "answered", node.error));
+    if (node.finish === "error") this.answerFailed(conversation, node);
+  }
+
+  answerFailed(conversation, node) {
+    if (node.error.kind === "offline") this.connection.retryLater();
+    if (node.error.kind === "refused") this.connection.connect();
+    if (node.error.kind !== "locked") return;
+    askForKey(hasKey(), () => {
+      this.connection.connect();
+      if (conversation === this.current) this.answer(node.parent);
     });
   }
 
-  exportAll() {
-    download(this.conversations);
+  stop() {
+    this.running.get(this.current.id)?.stop();
   }
 
-  async importFile(input) {
-    const file = input.files[0];
-    if (!file) return;
-    try {
-      const known = new Set(this.conversations.map((one) => one.id)), found = (await readFile(file)).filter((one) => !known.has(one.id));
-      this.conversations.push(...found);
-      await Promise.all(found.map((one) => this.store.save(one)));
-      this.toast(t("imported", { count: found.length }));
-      fillList(this);
-    } catch (error) {
-      this.toast(t("importFailed", { file: file.name, reason: error.message }));
-    }
+  regenerate(node) {
+    this.answer(node.parent);
   }
 
-  toast(text, action, onAction) {
-    const toast = byId("toast");
-    toast.replaceChildren(text, ...(action ? [el("button", { class: "button", type: "button", text: action, onclick: () => { toast.hidden = true; onAction(); } })] : []));
-    toast.hidden = false;
-    clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => { toast.hidden = true; }, 6000);
+  /** Another branch: shown, and remembered. */
+  choose(id) {
+    this.current.choose(id);
+    this.saver.save(this.current);
+    this.view.show(this.current);
+    this.composer.showUse();
+  }
+
+  /** The last message that is shown: what is sent next goes below it. */
+  get tip() {
+    return this.current.path().at(-1)?.id ?? ROOT;
   }
 }
 
 const store = await openStore();
-new Page(store, await store.all());
+new App(store, await store.all()).start();

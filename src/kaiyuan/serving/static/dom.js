@@ -27,6 +27,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+/** On a square of 20; what stands behind a bar is filled. */
 const PATHS = {
   menu: "M3 6h14M3 10h14M3 14h9",
   sliders: "M3 6h8M15 6h2M3 14h2M9 14h8M13 4v4M7 12v4",
@@ -44,7 +45,7 @@ const PATHS = {
   close: "M5 5l10 10M15 5L5 15",
   sun: "M10 6.5a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7zM10 2v1.5M10 16.5V18M2 10h1.5M16.5 10H18M4.3 4.3l1.1 1.1M14.6 14.6l1.1 1.1M4.3 15.7l1.1-1.1M14.6 5.4l1.1-1.1",
   moon: "M16.5 12A7 7 0 0 1 8 3.5a7 7 0 1 0 8.5 8.5z",
-  auto: "M10 3a7 7 0 1 0 0 14 7 7 0 0 0 0-14zM10 3v14M10 6h5.7M10 10h7M10 14h5.7",
+  auto: "M10 3a7 7 0 1 0 0 14 7 7 0 0 0 0-14z|M10 3a7 7 0 0 1 0 14z",
   export: "M10 3v9.5M6 9l4 4 4-4M4 16.5h12",
   import: "M10 13V3.5M6 7l4-4 4 4M4 16.5h12",
 };
@@ -55,9 +56,12 @@ export function icon(name) {
   svg.setAttribute("viewBox", "0 0 20 20");
   svg.setAttribute("aria-hidden", "true");
   svg.setAttribute("class", `icon icon-${name}`);
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", PATHS[name]);
-  svg.append(path);
+  PATHS[name].split("|").forEach((line, index) => {
+    const path = document.createElementNS(SVG, "path");
+    path.setAttribute("d", line);
+    if (index) path.setAttribute("class", "solid");
+    svg.append(path);
+  });
   return svg;
 }
 

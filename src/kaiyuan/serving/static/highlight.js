@@ -67,12 +67,18 @@ export class Code {
     this.text = "";
     this.settled = 0;
     this.kept = 0;
+    this.count = 0;
+  }
+
+  append(node) {
+    this.element.append(node);
+    this.count += 1;
   }
 
   update(text) {
     if (!text.startsWith(this.text.slice(0, this.settled))) this.settled = this.kept = 0;
     this.text = text;
-    while (this.element.childNodes.length > this.kept) this.element.lastChild.remove();
+    for (; this.count > this.kept; this.count -= 1) this.element.lastChild.remove();
     if (this.diff) this.appendDiff();
     else if (this.family) this.appendTokens();
     else this.appendBetween(this.settled, text.length);
@@ -81,7 +87,7 @@ export class Code {
   appendDiff() {
     for (const line of this.text.slice(this.settled).split(/(?<=\n)/)) {
       const kind = line.startsWith("+") ? "added" : line.startsWith("-") ? "taken" : line.startsWith("@@") ? "comment" : "";
-      this.element.append(kind ? el("span", { class: `code-${kind}`, text: line }) : line);
+      this.append(kind ? el("span", { class: `code-${kind}`, text: line }) : line);
       if (line.endsWith("\n")) this.keepUpTo(this.settled + line.length);
     }
   }
@@ -97,7 +103,7 @@ export class Code {
       this.appendBetween(at, found.index);
       at = pattern.lastIndex;
       const kind = kindOf(found.groups, keywords, family.anyCase, text[at]);
-      this.element.append(kind ? el("span", { class: `code-${kind}`, text: found[0] }) : found[0]);
+      this.append(kind ? el("span", { class: `code-${kind}`, text: found[0] }) : found[0]);
       if (at === found.index) pattern.lastIndex += 1;
     }
     this.appendBetween(at, text.length);
@@ -108,15 +114,15 @@ export class Code {
     const text = this.text.slice(from, to);
     const line = text.lastIndexOf("\n") + 1;
     if (line) {
-      this.element.append(text.slice(0, line));
+      this.append(text.slice(0, line));
       this.keepUpTo(from + line);
     }
-    if (line < text.length) this.element.append(text.slice(line));
+    if (line < text.length) this.append(text.slice(line));
   }
 
   keepUpTo(end) {
     this.settled = end;
-    this.kept = this.element.childNodes.length;
+    this.kept = this.count;
   }
 }
 

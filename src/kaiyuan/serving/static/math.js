@@ -108,11 +108,12 @@ export class Parser {
       if (this.take("'")) found.primes += "′";
       else if (this.take("\\limits")) found.limits = true;
       else if (this.take("\\nolimits")) found.limits = false;
-      else if (!found.sub && this.take("_")) found.sub = this.argument();
-      else if (!found.sup && this.take("^")) found.sup = this.argument();
+      else if (!found.sub && this.take("_")) found.sub = tight(this.argument());
+      else if (!found.sup && this.take("^")) found.sup = tight(this.argument());
       else break;
     }
-    if (found.primes) found.sup = found.sup ? rowOf([operator(found.primes), found.sup]) : operator(found.primes);
+    const primes = found.primes ? [operator(found.primes, { lspace: "0em", rspace: "0em" })] : [];
+    if (primes.length) found.sup = rowOf(found.sup ? [...primes, found.sup] : primes);
     return found;
   }
 
@@ -342,6 +343,16 @@ const COMMANDS = {
   hspace: (parser) => space(Math.max(-3, Math.min(10, parseFloat(parser.raw()) || 0))),
   kern: () => null,
 };
+
+/** Small type has no space around its signs. */
+function tight(node) {
+  for (const sign of node.localName === "mo" ? [node] : node.querySelectorAll("mo")) {
+    if (sign.hasAttribute("lspace")) continue;
+    sign.setAttribute("lspace", "0em");
+    sign.setAttribute("rspace", "0em");
+  }
+  return node;
+}
 
 function withScripts(base, { sub, sup, limits }, display) {
   const stacked = limits ?? (base.limits && (display || base.always || base.localName === "mo"));

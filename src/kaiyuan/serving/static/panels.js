@@ -1,86 +1,58 @@
-// The list of conversations, and the settings of the one that is open.
+// The two side panels: drawers over the page on small screens, columns beside it on large ones.
 
-import { byId, el, iconButton } from "./dom.js";
-import { t, toggleLanguage } from "./i18n.js";
+import { byId } from "./dom.js";
 import { preference, setPreference } from "./preferences.js";
-import { Conversation, cleanSampling } from "./tree.js";
 
-const NUMBERS = [
-  ["temperature", 0, 2, 0.1], ["top_p", 0.01, 1, 0.01], ["top_k", 0, 1000, 1], ["min_p", 0, 1, 0.01], ["max_tokens", 1, 32768, 1], ["seed", 0, 2 ** 31, 1],
-  ["presence_penalty", -2, 2, 0.1], ["frequency_penalty", -2, 2, 0.1], ["repetition_penalty", 0.1, 2, 0.05],
-];
+/** Widths at which a panel is a column. */
+const COLUMNS = { sidebar: matchMedia("(min-width: 800px)"), settings: matchMedia("(min-width: 1180px)") };
+const BUTTONS = { sidebar: "menu", settings: "open-settings" };
 
-export function fillSidebar(page) {
-  byId("new-chat").textContent = t("newChat");
-  const theme = preference("theme") ?? "auto";
-  const next = { auto: "light", light: "dark", dark: "auto" }[theme];
-  const file = el("input", { type: "file", accept: "application/json", class: "unseen", onchange: () => page.importFile(file) });
-  byId("sidebar-foot").replaceChildren(
-    iconButton("export", t("exportAll"), () => page.exportAll()), iconButton("import", t("import"), () => file.click()), file,
-    iconButton({ auto: "auto", light: "sun", dark: "moon" }[theme], t({ auto: "themeAuto", light: "themeLight", dark: "themeDark" }[theme]), () => {
-      setPreference("theme", next === "auto" ? null : next);
-      if (next === "auto") delete document.documentElement.dataset.theme;
-      else document.documentElement.dataset.theme = next;
-      fillSidebar(page);
-    }),
-    el("button", { class: "button", type: "button", text: t("language"), "aria-label": t("languageLabel"), onclick: () => { toggleLanguage(); page.translate(); } }),
-  );
-}
+export class Panels {
+  constructor() {
+    this.drawer = "";
+    this.columns = { sidebar: preference("sidebar") !== "closed", settings: false };
+    for (const query of Object.values(COLUMNS)) query.addEventListener("change", () => this.update());
+    byId("scrim").addEventListener("click", () => this.close());
+    addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && this.escape());
+  }
 
-export function fillList(page) {
-  const wanted = byId("search").value.trim().toLowerCase();
-  const found = page.conversations.filter((one) => one.nodes.size && (!wanted || one.has(wanted)));
-  const rows = found.sort((a, b) => b.updated - a.updated).map((one) => row(page, one));
-  byId("conversations").replaceChildren(...(rows.length ? rows : [el("p", { class: "note", text: t(wanted ? "noneFound" : "noneYet") })]));
-}
+  isOpen(name) {
+    return COLUMNS[name].matches ? this.columns[name] : this.drawer === name;
+  }
 
-function row(page, conversation) {
-  const name = conversation.title || t("untitled");
-  const open = el("button", { class: "open", type: "button", text: name, onclick: () => page.open(conversation) });
-  const line = el("div", { class: conversation === page.conversation ? "row current" : "row" }, open);
-  line.append(
-    iconButton("edit", t("rename"), () => {
-      const field = el("input", { class: "field", "aria-label": t("rename"), onchange: () => page.rename(conversation, field.value), onblur: () => fillList(page) });
-      field.value = name;
-      line.replaceChildren(field);
-      field.select();
-    }),
-    iconButton("bin", t("remove"), () => page.remove(conversation)),
-  );
-  return line;
-}
+  toggle(name) {
+    const open = !this.isOpen(name);
+    if (COLUMNS[name].matches) this.columns[name] = open;
+    else this.drawer = open ? name : "";
+    if (name === "sidebar" && COLUMNS.sidebar.matches) setPreference("sidebar", open ? null : "closed");
+    this.update();
+    if (open) byId(name).querySelector("button, input, textarea")?.focus();
+    else byId(BUTTONS[name])?.focus();
+  }
 
-export function fillSettings(page) {
-  const { conversation } = page;
-  const system = el("textarea", { rows: 3, placeholder: t("systemHint"), oninput: () => { conversation.system = system.value; page.save(); } });
-  system.value = conversation.system;
-  const fields = NUMBERS.map(([name, min, max, step]) => {
-    const input = el("input", { type: "number", class: "field", min, max, step, placeholder: t("auto"), name });
-    input.value = conversation.sampling[name] ?? "";
-    input.addEventListener("input", () => {
-      const values = { ...conversation.sampling, [name]: input.value === "" || !input.checkValidity() ? NaN : input.valueAsNumber };
-      conversation.sampling = cleanSampling(values);
-      page.save();
-    });
-    return el("label", {}, el("span", { text: t(name) }), input);
-  });
-  byId("settings").replaceChildren(
-    el("h2", { text: t("settings") }), el("label", {}, el("span", { text: t("system") }), system), ...fields,
-    el("button", { class: "button", type: "button", text: t("reset"), onclick: () => { conversation.sampling = {}; page.save(); fillSettings(page); } }),
-  );
-}
+  /** Close the drawer, if there is one. */
+  close() {
+    this.drawer = "";
+    this.update();
+  }
 
-/** A file with all conversations. */
-export function download(conversations) {
-  const content = JSON.stringify({ format: "kaiyuan conversations", conversations }, null, 1);
-  const link = el("a", { download: "kaiyuan-conversations.json", href: URL.createObjectURL(new Blob([content], { type: "application/json" })) });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
+  escape() {
+    const { drawer } = this;
+    if (!drawer) return;
+    this.close();
+    byId(BUTTONS[drawer])?.focus();
+  }
 
-/** The conversations of such a file. Throws an Error that says what is wrong. */
-export async function readFile(file) {
-  const { conversations } = JSON.parse(await file.text());
-  if (!Array.isArray(conversations)) throw new Error("conversations: expected a list");
-  return conversations.map((value) => Conversation.fromJSON(value));
+  /** A panel that is closed, and the page behind a drawer, cannot be reached by the keyboard. */
+  update() {
+    const drawer = this.drawer && !COLUMNS[this.drawer].matches ? this.drawer : "";
+    for (const name of ["sidebar", "settings"]) {
+      const open = this.isOpen(name);
+      document.body.classList.toggle(`with-${name}`, open);
+      byId(name).inert = !open || (drawer !== "" && drawer !== name);
+      byId(BUTTONS[name])?.setAttribute("aria-expanded", String(open));
+    }
+    byId("scrim").hidden = drawer === "";
+    byId("main").inert = drawer !== "";
+  }
 }

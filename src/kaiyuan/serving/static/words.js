@@ -32,7 +32,7 @@ export const WORDS = {
     keyField: "Key", keyUse: "Use key", keyShow: "Show",
     thisChat: "This chat", system: "System prompt", systemHint: "How the model should behave",
     sampling: "Sampling", auto: "default", temperature: "Temperature", temperatureHint: "0 always takes the likeliest token",
-    top_p: "Top p", top_pHint: "the likeliest tokens up to this probability", min_p: "Min p", min_pHint: "drops tokens below this share of the likeliest",
+    top_p: "Top p", top_pHint: "Keeps the likeliest tokens up to this probability", min_p: "Min p", min_pHint: "Drops tokens below this share of the likeliest",
     top_k: "Top k", max_tokens: "Max tokens", seed: "Seed", presence_penalty: "Presence penalty",
     frequency_penalty: "Frequency penalty", repetition_penalty: "Repetition penalty", outOfRange: "{low} to {high}",
     outOfRangeWhole: "a whole number from {low} to {high}", reset: "Server defaults", makeDefault: "Use for new chats", defaultSaved: "New chats start with these settings.",
