@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kaiyuan.model.quantization import GROUP, SCHEMES, Scheme, quantize
+from kaiyuan.model.quantization import GROUP, SCHEMES, Scheme, fits, quantize
 
 if TYPE_CHECKING:
     from kaiyuan.checkpoint.storage import Storage
@@ -86,7 +86,7 @@ def note_problems(key: str, note: Any) -> Iterator[str]:
 
 def is_coded(name: str, shape: tuple[int, ...], scheme: Scheme) -> bool:
     """Whether the released tensor called ``name`` is one of those that quantisation codes."""
-    return name.endswith("_proj.weight") and len(shape) == 2 and (scheme != "int4" or shape[1] % GROUP == 0)
+    return name.endswith("_proj.weight") and len(shape) == 2 and fits(shape, scheme)
 
 
 def coded_entries(name: str, shape: tuple[int, ...], scheme: Scheme, read: Callable[[], Tensor]) -> list[Entry]:

@@ -94,11 +94,12 @@ class _Pieces(AsyncIterator[Piece]):
 
     async def aclose(self) -> None:
         """Listen no more; aborts the request if it is not finished."""
-        if not self._over:
-            self._over = True
-            self._closed(self._left > 0)
+        self._close()
 
     def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if not self._over:
             self._over = True
             self._closed(self._left > 0)

@@ -105,13 +105,6 @@ class BlockPool:
             found.append(block)
         return found
 
-    def forget_all(self) -> None:
-        """Forget all content: the weights have changed."""
-        for block in list(self._known.values()):
-            self._forget(block)
-        self._blank.update(self._idle)
-        self._idle.clear()
-
     def _forget(self, block: int) -> None:
         digest = self._hash[block]
         if digest is not None:

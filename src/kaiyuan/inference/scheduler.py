@@ -6,8 +6,7 @@ with the tokens it had. Nothing is lost by it but time.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
 
 from kaiyuan.inference.blocks import BlockPool, OutOfBlocks, block_digests
@@ -56,10 +55,6 @@ class Scheduler:
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        yield from self.running
-        yield from self.waiting
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -169,6 +164,3 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         self._give_back(sequence)
-
-    def load(self) -> Counter[str]:
-        return Counter(running=len(self.running), waiting=len(self.waiting))

@@ -12,6 +12,7 @@ Shapes: O outputs, I inputs, E experts, N rows of activations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -57,9 +58,9 @@ def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32)
     return (codes.float() * scale).to(dtype)
 
 
-def fits(weight: Tensor, scheme: Scheme) -> bool:
+def fits(shape: Sequence[int], scheme: Scheme) -> bool:
     """Whether a matrix of this shape can be coded."""
-    return scheme != "int4" or weight.shape[-1] % GROUP == 0
+    return scheme != "int4" or shape[-1] % GROUP == 0
 
 
 def coded_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
@@ -130,8 +131,8 @@ def quantize_model(model: Transformer, scheme: Scheme) -> Transformer:
     """
     for parent in list(model.layers.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, Linear) and fits(child.weight, scheme):
+            if isinstance(child, Linear) and fits(child.weight.shape, scheme):
                 setattr(parent, name, QuantizedLinear(child, scheme))
-            elif isinstance(child, Experts) and fits(child.gate_up, scheme) and fits(child.down, scheme):
+            elif isinstance(child, Experts) and fits(child.gate_up.shape, scheme) and fits(child.down.shape, scheme):
                 setattr(parent, name, QuantizedExperts(child, scheme))
     return model
