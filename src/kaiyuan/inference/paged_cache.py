@@ -10,8 +10,8 @@ pages, b tokens of a page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -56,6 +56,12 @@ class Span:
     """Tokens of the sequence up to and with the new ones."""
     pages: list[int]
 
+    @cached_property
+    def run(self) -> bool:
+        """Whether its pages follow each other; asked by every layer, found out once."""
+        first = self.pages[0]
+        return all(page == first + place for place, page in enumerate(self.pages))
+
 
 class _Store:
     """Keys or values of one producing layer: (P * b, G, d), and for int8 a scale for every token and head."""
@@ -79,22 +85,20 @@ class _Store:
         else:
             self.data[slots_N] = x_NGd.to(self.data.dtype)
 
-    def read(self, pages: Sequence[int], page_size: int, length: int, dtype: torch.dtype) -> Tensor:
-        """(length, G, d) in ``dtype``: a view where the pages follow each other and need no conversion."""
-        data = _pages(self.data, pages, page_size)[:length]
+    def read(self, span: Span, page_size: int, dtype: torch.dtype) -> Tensor:
+        """(S, G, d) in ``dtype``: a view where the pages follow each other and need no conversion."""
+        data = _pages(self.data, span, page_size)
         if self.scale is not None:
-            return data.to(dtype) * _pages(self.scale, pages, page_size)[:length].to(dtype)
+            return data.to(dtype) * _pages(self.scale, span, page_size).to(dtype)
         return data.to(dtype)
 
 
-def _pages(store: Tensor, pages: Sequence[int], size: int) -> Tensor:
-    first, count = pages[0], len(pages)
-    if pages[-1] - first == count - 1 and all(page == first + place for place, page in enumerate(pages)):
-        return store[first * size : (first + count) * size]
-    index = torch.tensor(pages, device=store.device)
+def _pages(store: Tensor, span: Span, size: int) -> Tensor:
+    if span.run:
+        return store[span.pages[0] * size :][: span.length]
+    index = torch.tensor(span.pages, device=store.device)
     raw = store.view(torch.uint8) if store.dtype == torch.float8_e4m3fn else store
-    found = raw.unflatten(0, (-1, size))[index].flatten(0, 1)
-    return found.view(store.dtype)
+    return raw.unflatten(0, (-1, size))[index].flatten(0, 1).view(store.dtype)[: span.length]
 
 
 class PagedCache:
@@ -139,8 +143,8 @@ class PagedCache:
         out_BHNd = torch.empty_like(q_BHNd)
         for span in self._spans:
             q_BHTd = q_BHNd[:, :, span.start : span.end]
-            k_SGd = self.keys[producer].read(span.pages, self.page_size, span.length, q_BHNd.dtype)
-            v_SGd = self.values[producer].read(span.pages, self.page_size, span.length, q_BHNd.dtype)
+            k_SGd = self.keys[producer].read(span, self.page_size, q_BHNd.dtype)
+            v_SGd = self.values[producer].read(span, self.page_size, q_BHNd.dtype)
             out_BHNd[:, :, span.start : span.end] = _attend(q_BHTd, k_SGd, v_SGd)
         return out_BHNd
 
