@@ -167,18 +167,12 @@ def convert(
 
     Example: kaiyuan convert runs/demo/pretrain/model demo-int8 --quantize int8
     """
-    import torch
-
     from kaiyuan.checkpoint import convert as convert_folder
-    from kaiyuan.model.quantization import SCHEMES
+    from kaiyuan.model.dtypes import compute_dtype
+    from kaiyuan.model.quantization import scheme_named
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, None: None}
-    if dtype not in dtypes:
-        raise KaiyuanError(f"--dtype {dtype}: there are float32, bfloat16 and float16")
-    scheme = next((one for one in SCHEMES if one == quantize), None)
-    if quantize is not None and scheme is None:
-        raise KaiyuanError(f"--quantize {quantize}: there are {', '.join(SCHEMES)}")
-    convert_folder(source, target, dtype=dtypes[dtype], quantize=scheme)
+    scheme = None if quantize is None else scheme_named(quantize)
+    convert_folder(source, target, dtype=None if dtype is None else compute_dtype(dtype), quantize=scheme)
     if scheme is not None and check:
         from kaiyuan.evaluation.quality import quality_change
 

@@ -174,3 +174,17 @@ def test_what_cannot_be_generated_is_refused_in_one_line(
         Engine(model).generate(prompts, params)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "fp7"}, "quantize 'fp7': there are int8, int4, fp8"),
+        ({"kv_dtype": "half"}, "kv_dtype 'half': there are auto, float32, bfloat16, float16, fp8, int8"),
+        ({"max_num_seqs": 0}, "max_num_seqs: 0 is under 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(model: Transformer, options: Any, message: str) -> None:
+    with pytest.raises(KaiyuanError) as caught:
+        Engine(model, **options)
+    assert str(caught.value) == message

@@ -7,6 +7,7 @@ event loop they asked from.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -59,10 +60,8 @@ class _Listener:
     """Completions that have not ended."""
 
     def tell(self, news: list[Piece] | KaiyuanError) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self.loop.call_soon_threadsafe(self.queue.put_nowait, news)
-        except RuntimeError:  # the loop is closed: nobody listens any more
-            self.open = 0
 
 
 class _Pieces(AsyncIterator[Piece]):

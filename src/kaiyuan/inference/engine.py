@@ -28,7 +28,7 @@ from kaiyuan.inference.scheduler import Scheduler
 from kaiyuan.inference.sequence import Sequence
 from kaiyuan.inference.text import TextStream
 from kaiyuan.model.packed import can_pack, pack_model
-from kaiyuan.model.quantization import Scheme, quantize_model
+from kaiyuan.model.quantization import Scheme, quantize_model, scheme_named
 from kaiyuan.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Engine:
         prefix_cache: bool = True,
         speculative_tokens: int = 0,
     ) -> None:
+        quantize = None if quantize is None else scheme_named(quantize)
         for name, value in (("max_num_seqs", max_num_seqs), ("max_num_batched_tokens", max_num_batched_tokens)):
             if value < 1:
                 raise KaiyuanError(f"{name}: {value} is under 1")

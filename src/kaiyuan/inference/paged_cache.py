@@ -20,23 +20,17 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from kaiyuan.model.config import ModelConfig
+from kaiyuan.model.dtypes import COMPUTE, FP8_MAX, choose
 
 KVDtype = Literal["auto", "float32", "bfloat16", "float16", "fp8", "int8"]
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp8": torch.float8_e4m3fn,
-    "int8": torch.int8,
-}
-_FP8_MAX = 448.0
+_STORED = COMPUTE | {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 _MASK_ELEMENTS = 2**24
 """Largest mask of a chunk of a prompt: at 256K tokens a chunk's mask would outgrow all the rest."""
 
 
 def storage_dtype(name: KVDtype, compute: torch.dtype) -> torch.dtype:
     """The dtype that keys and values are kept in: that of the computation for "auto"."""
-    return compute if name == "auto" else _DTYPES[name]
+    return choose("kv_dtype", name, {"auto": compute} | _STORED)
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -80,7 +74,7 @@ class _Store:
             self.scale[slots_N] = scale
             self.data[slots_N] = (x_NGd.float() / scale.float()).round_().clamp_(-127, 127).to(torch.int8)
         elif self.data.dtype == torch.float8_e4m3fn:
-            codes = x_NGd.float().clamp(-_FP8_MAX, _FP8_MAX).to(self.data.dtype)
+            codes = x_NGd.float().clamp(-FP8_MAX, FP8_MAX).to(self.data.dtype)
             self.data.view(torch.uint8)[slots_N] = codes.view(torch.uint8)
         else:
             self.data[slots_N] = x_NGd.to(self.data.dtype)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kaiyuan.model.dtypes import FP8_MAX, choose
 from kaiyuan.model.experts import Dispatch, Experts
 from kaiyuan.model.linear import Linear
 from kaiyuan.model.transformer import Transformer
@@ -26,8 +27,12 @@ from kaiyuan.model.transformer import Transformer
 Scheme = Literal["int8", "int4", "fp8"]
 SCHEMES: tuple[Scheme, ...] = ("int8", "int4", "fp8")
 GROUP = 64
-_FP8_MAX = 448.0
 _SMALL = 1e-12
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of that name, or a ``KaiyuanError`` that says which there are."""
+    return choose("quantize", name, {scheme: scheme for scheme in SCHEMES})
 
 
 def quantize(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -46,8 +51,8 @@ def quantize(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     if scheme == "int8":
         scale = (largest / 127).clamp(min=_SMALL)
         return (weight / scale).round().clamp(-127, 127).to(torch.int8), scale
-    scale = (largest / _FP8_MAX).clamp(min=_SMALL)
-    return (weight / scale).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn), scale
+    scale = (largest / FP8_MAX).clamp(min=_SMALL)
+    return (weight / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 
 
 def dequantize(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -84,8 +89,8 @@ def _has_fp8_products(device: torch.device) -> bool:
 
 def _fp8_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """Both sides in fp8, activations with a scale for each row."""
-    x_scale = (x_NI.float().abs().amax(-1, keepdim=True) / _FP8_MAX).clamp(min=_SMALL)
-    x_codes = (x_NI.float() / x_scale).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
+    x_scale = (x_NI.float().abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=_SMALL)
+    x_codes = (x_NI.float() / x_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
     return torch._scaled_mm(
         x_codes, codes.t(), scale_a=x_scale, scale_b=scale.reshape(1, -1), out_dtype=torch.bfloat16
     ).to(x_NI.dtype)

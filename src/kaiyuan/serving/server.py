@@ -77,15 +77,11 @@ def default_name(folder: Path) -> str:
 
 
 def _load(folder: Path, dtype: str, device: str, settings: ServerSettings, options: dict[str, Any]) -> ServedEngine:
-    import torch
-
     from kaiyuan.inference.async_engine import AsyncEngine
     from kaiyuan.inference.engine import Engine
+    from kaiyuan.model.dtypes import compute_dtype
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in dtypes:
-        raise KaiyuanError(f"--dtype {dtype}: there are {', '.join(dtypes)}")
-    engine = Engine(folder, dtype=dtypes[dtype], device=device, **options)
+    engine = Engine(folder, dtype=compute_dtype(dtype), device=device, **options)
     return AsyncEngine(engine, max_waiting=settings.limits.max_waiting)
 
 
