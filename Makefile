@@ -6,14 +6,16 @@ RECIPE ?= recipes/demo.toml
 OUT ?= runs/demo
 SET ?=
 VLLM_VENV ?= .venv-vllm
+LM_EVAL_VENV ?= .venv-lm-eval
 # Where the CPU build of torch is not the default: VLLM_PIP="--extra-index-url https://download.pytorch.org/whl/cpu"
 VLLM_PIP ?=
 
-.PHONY: demo test test-vllm lint format bench clean help
+.PHONY: demo test test-lm-eval test-vllm lint format bench clean help
 
 help:
 	@echo "make demo    from raw text to a model that answers, then runs/demo/report.html (about 12 minutes, 2 cores)"
 	@echo "make test    lint, types and all tests"
+	@echo "make test-lm-eval   lm-eval against our server (own environment, 0.9 GB)"
 	@echo "make test-vllm   vLLM with our plugin against our engine (own environment, 3.5 GB)"
 	@echo "make bench   the benchmarks, as ratios against their peers"
 	@echo "make clean   remove the environment; runs/ stays"
@@ -30,6 +32,15 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest
+
+# An environment of its own: lm-eval wants an older python-dateutil than other tests do.
+$(LM_EVAL_VENV)/ready:
+	$(PYTHON) -m venv $(LM_EVAL_VENV)
+	$(LM_EVAL_VENV)/bin/python -m pip install --quiet 'lm_eval[api]==0.4.13' transformers==5.23.0
+	touch $@
+
+test-lm-eval: $(VENV)/ready $(LM_EVAL_VENV)/ready
+	LM_EVAL_VENV=$(LM_EVAL_VENV) $(BIN)/python -m pytest tests/serving/test_lm_eval_client.py
 
 $(VLLM_VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -55,4 +66,4 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/generation.py
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(LM_EVAL_VENV)
