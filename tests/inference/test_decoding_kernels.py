@@ -14,12 +14,15 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
-from kaiyuan.inference.kernels import choosing, paged_attention, products  # noqa: E402
+from kaiyuan.inference.kernels import choosing, feed_forward, paged_attention, products  # noqa: E402
+from kaiyuan.inference.kernels.feed_forward import Choice  # noqa: E402
 from kaiyuan.inference.kernels.paged_attention import Rows, Store  # noqa: E402
-from kaiyuan.inference.kernels.products import Matrix  # noqa: E402
+from kaiyuan.inference.kernels.products import Matrix, Tile  # noqa: E402
+from kaiyuan.model.experts import experts_reference  # noqa: E402
 from kaiyuan.model.norm import rms_norm_reference  # noqa: E402
 from kaiyuan.model.quantization import dequantize, quantize  # noqa: E402
 from kaiyuan.model.rope import rotate  # noqa: E402
+from kaiyuan.model.routing import route  # noqa: E402
 
 EPS = 1e-5
 SHORT = torch.bfloat16 if DEVICE == "cuda" else torch.float16
@@ -51,68 +54,71 @@ def matrix(*shape: int, dtype: torch.dtype, scheme: str | None, seed: int = 0) -
 @pytest.mark.parametrize("scheme", [None, "int8", "fp8"])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 48), (5, 300, 70), (33, 48, 20)])
 def test_linear(rows: int, inputs: int, outputs: int, scheme: str | None, dtype: torch.dtype) -> None:
-    x, gain, residual = (
-        random(rows, inputs, dtype=dtype),
-        random(inputs, dtype=dtype),
-        random(rows, outputs, dtype=dtype),
-    )
+    x, residual = random(rows, inputs, dtype=dtype), random(rows, outputs, dtype=dtype)
     weight, meant = matrix(outputs, inputs, dtype=dtype, scheme=scheme)
-    plain = products.linear(x, weight, torch.empty_like(residual))
-    close(plain, x.float() @ meant.T, dtype)
-    full = products.linear(x, weight, torch.empty_like(residual), gain=gain, eps=EPS, residual=residual)
-    close(full, rms_norm_reference(x.float(), gain, EPS) @ meant.T + residual.float(), dtype)
+    close(products.linear(x, weight, torch.empty_like(residual)), x.float() @ meant.T, dtype)
+    added = products.linear(x, weight, torch.empty_like(residual), residual=residual)
+    close(added, x.float() @ meant.T + residual.float(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_a_sum(dtype: torch.dtype) -> None:
+    x, gain, parts = random(5, 50, dtype=dtype), random(50, dtype=dtype), random(3, 5, 50)
+    close(products.norm(x, gain, EPS, torch.empty_like(x)), rms_norm_reference(x.float(), gain, EPS), dtype)
+    whole = x.float() + parts.sum(0)
+    normed = products.norm(x, gain, EPS, torch.empty_like(x), parts_PNI=parts, out_NI=x)
+    close(x, whole, dtype)
+    close(normed, rms_norm_reference(whole, gain, EPS), dtype)
 
 
 def test_linear_in_tiles_of_its_own_gives_each_row_the_same_whatever_stands_beside_it() -> None:
     x, (weight, _) = random(70, 96), matrix(40, 96, dtype=torch.float32, scheme=None)
-    tile = (32, 16, 32)
+    tile = Tile(32, 16, 32)
     whole = products.linear(x, weight, x.new_empty(70, 40), tile=tile)
     for rows in (slice(0, 1), slice(37, 70), slice(5, 11)):
         part = x[rows]
         assert torch.equal(products.linear(part, weight, x.new_empty(len(part), 40), tile=tile), whole[rows])
 
 
-def experts_of(logits: Tensor) -> tuple[Tensor, Tensor]:
-    weight, chosen = logits.softmax(-1).max(-1)
-    return chosen, weight
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "experts"), [(1, 16), (7, 4), (20, 1), (40, 16)])
+@pytest.mark.parametrize(("rows", "experts"), [(1, 16), (7, 4), (20, 1)])
 def test_router(rows: int, experts: int, dtype: torch.dtype) -> None:
     x, gain, router = random(rows, 80, dtype=dtype), random(80, dtype=dtype), random(experts, 80)
-    found = products.route(x, gain, EPS, router, torch.empty(rows, experts, device=DEVICE))
+    normed = torch.empty_like(x)
+    found = feed_forward.route(x, gain, EPS, router, normed, torch.empty(rows, experts, device=DEVICE))
+    close(normed, rms_norm_reference(x.float(), gain, EPS), dtype)
     expected = F.rms_norm(x, (80,), gain, EPS).float() @ router.T
     torch.testing.assert_close(found, expected, atol=1e-4 if dtype == torch.float32 else 0.2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheme", [None, "int8", "fp8"])
-@pytest.mark.parametrize(("rows", "experts"), [(1, 4), (6, 16), (19, 3)])
-def test_feed_forward(rows: int, experts: int, scheme: str | None, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("rows", "experts", "top_k"), [(1, 4, 1), (6, 16, 1), (19, 3, 2), (2, 7, 3)])
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_feed_forward(
+    rows: int, experts: int, top_k: int, renormalize: bool, scheme: str | None, dtype: torch.dtype
+) -> None:
     size, shared_width, width = 72, 50, 34
-    x, gain = random(rows, size, dtype=dtype), random(size, dtype=dtype)
-    logits = random(rows, experts)
+    x = random(rows, size, dtype=dtype)
     up, up_meant = matrix(experts, 2 * width, size, dtype=dtype, scheme=scheme)
     shared_up, shared_up_meant = matrix(2 * shared_width, size, dtype=dtype, scheme=scheme, seed=1)
     below, below_meant = matrix(experts, size, width, dtype=dtype, scheme=scheme, seed=2)
     shared_below, shared_below_meant = matrix(size, shared_width, dtype=dtype, scheme=scheme, seed=3)
+    choice = Choice(random(rows, experts), top_k, renormalize)
 
-    shared = products.gate_up(x, gain, EPS, shared_up, x.new_empty(rows, shared_width))
-    routed = products.gate_up(x, gain, EPS, up, x.new_empty(rows, width), logits)
-    out = products.down(shared, shared_below, routed, below, logits, x, torch.empty_like(x))
-    alone = products.down(None, None, routed, below, logits, x, torch.empty_like(x), weighted=False)
+    shared, routed = x.new_empty(rows, shared_width), x.new_empty(top_k, rows, width)
+    feed_forward.gate_up(x, shared_up, up, choice, shared, routed)
+    parts = torch.full((1 + top_k, rows, size), float("nan"), device=DEVICE)
+    feed_forward.down(shared, shared_below, routed, below, choice, parts)
+    feed_forward.gate_up(x, None, up, choice, None, routed)
+    alone = feed_forward.down(None, None, routed, below, choice, torch.full_like(parts[1:], float("nan")))
 
-    normed = rms_norm_reference(x.float(), gain, EPS)
-    chosen, weight = experts_of(logits)
-    gates, ups = (normed @ shared_up_meant.T).chunk(2, -1)
-    common = (F.silu(gates) * ups) @ shared_below_meant.T
-    own = []
-    for row, expert in enumerate(chosen.tolist()):
-        gate, upper = (up_meant[expert] @ normed[row]).chunk(2)
-        own.append(below_meant[expert] @ (F.silu(gate) * upper))
-    close(out, x.float() + common + torch.stack(own) * weight[:, None], dtype)
-    close(alone, x.float() + torch.stack(own), dtype)
+    gates, ups = (x.float() @ shared_up_meant.T).chunk(2, -1)
+    routing = route(choice.logits_NE.softmax(-1), top_k, renormalize=renormalize)
+    own = experts_reference(x.float(), routing, top_k, up_meant, below_meant)
+    close(parts[0], (F.silu(gates) * ups) @ shared_below_meant.T, dtype)
+    close(parts[1:].sum(0), own, dtype)
+    close(alone.sum(0), own, dtype)
 
 
 def pages(rows: int, lengths: list[int], page: int) -> tuple[Rows, list[Tensor]]:
@@ -201,22 +207,17 @@ def test_keys_and_values_are_turned_and_kept(normed: bool, kind: torch.dtype) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "vocabulary"), [(1, 64), (3, 201), (18, 130)])
 def test_the_most_likely_token_and_its_log_probability(rows: int, vocabulary: int, dtype: torch.dtype) -> None:
-    x, gain = random(rows, 48, dtype=dtype), random(48, dtype=dtype)
+    x = random(rows, 48, dtype=dtype)
     weight, meant = matrix(vocabulary, 48, dtype=dtype, scheme=None)
-    blocks = choosing.blocks_of(vocabulary)
-    best = choosing.Best(
-        torch.empty(rows, blocks, device=DEVICE),
-        torch.empty(rows, blocks, dtype=torch.int32, device=DEVICE),
-        torch.empty(rows, blocks, device=DEVICE),
-    )
-    choosing.head(x, gain, EPS, weight, best)
+    best = choosing.Best.room(rows, vocabulary, DEVICE)
+    choosing.head(x, weight, best)
     ids = torch.zeros(rows, dtype=torch.int64, device=DEVICE)
     start = torch.arange(rows, dtype=torch.int32, device=DEVICE) - 1
     position = start + 2
     tokens = torch.full((4, rows), -7, dtype=torch.int32, device=DEVICE)
     logprobs = torch.zeros(4, rows, device=DEVICE)
     choosing.choose(best, ids, position, start, tokens, logprobs)
-    expected = (rms_norm_reference(x.float(), gain, EPS) @ meant.T).log_softmax(-1)
+    expected = (x.float() @ meant.T).log_softmax(-1)
     assert torch.equal(ids.int(), tokens[2])
     assert (tokens[[0, 1, 3]] == -7).all()
     assert torch.equal(position, start + 3)
@@ -227,12 +228,8 @@ def test_the_most_likely_token_and_its_log_probability(rows: int, vocabulary: in
 
 def test_of_equal_logits_the_first_is_taken() -> None:
     weight = torch.ones(200, 16, device=DEVICE)
-    best = choosing.Best(
-        torch.empty(1, 4, device=DEVICE),
-        torch.empty(1, 4, dtype=torch.int32, device=DEVICE),
-        torch.empty(1, 4, device=DEVICE),
-    )
-    choosing.head(torch.ones(1, 16, device=DEVICE), torch.ones(16, device=DEVICE), EPS, Matrix(weight), best)
+    best = choosing.Best.room(1, 200, DEVICE)
+    choosing.head(torch.ones(1, 16, device=DEVICE), Matrix(weight), best)
     ids, position = torch.full((1,), 9, device=DEVICE), torch.zeros(1, dtype=torch.int32, device=DEVICE)
     choosing.choose(
         best,

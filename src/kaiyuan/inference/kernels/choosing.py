@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kaiyuan.inference.kernels.products import Matrix, accumulate, input_block, launch, precision, row_block
+from kaiyuan.inference.kernels.products import Matrix, Tile, precision, product, tile_for
 
 
 class Best(NamedTuple):
@@ -25,24 +26,24 @@ class Best(NamedTuple):
     total: Tensor
     """Sum of ``exp(logit - highest)``."""
 
+    @classmethod
+    def room(cls, rows: int, vocabulary: int, device: torch.device | str) -> Best:
+        blocks = triton.cdiv(vocabulary, _BLOCK)
+        kinds = (torch.float32, torch.int32, torch.float32)
+        return cls(*(torch.empty(rows, blocks, dtype=kind, device=device) for kind in kinds))
 
-_BLOCK = 64
 
-
-def blocks_of(vocabulary: int) -> int:
-    return triton.cdiv(vocabulary, _BLOCK)
+_BLOCK = 16
 
 
 @triton.jit
 def _head_kernel(
-    x, gain, weight, logits, tokens, totals, rows, inputs, outputs, eps,
+    x, weight, logits, tokens, totals, rows, inputs, outputs,
     BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     o, n = block * BLOCK_O + tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_R)
-    acc, squares = tl.zeros((BLOCK_R, BLOCK_O), tl.float32), tl.zeros((BLOCK_R,), tl.float32)
-    acc, squares = accumulate(acc, squares, x, gain, weight, n, o, rows, inputs, outputs, True, BLOCK_I, PRECISION)
-    acc = acc * tl.rsqrt(squares / inputs + eps)[:, None]
+    acc = product(x, weight, weight, n, o, rows, inputs, outputs, False, BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)
     acc = acc.to(x.dtype.element_ty).to(tl.float32)  # as the model's own head rounds them
     acc = tl.where((o < outputs)[None, :], acc, float("-inf"))
     best = tl.max(acc, 1)
@@ -52,13 +53,13 @@ def _head_kernel(
     tl.store(totals + at, tl.sum(tl.exp(acc - best[:, None]), 1), n < rows)
 
 
-def head(x_ND: Tensor, gain: Tensor, eps: float, matrix: Matrix, best: Best) -> Best:
-    """Fills ``best`` with what is needed of the logits ``rms_norm(x, gain) @ weight.T``."""
+def head(x_ND: Tensor, matrix: Matrix, best: Best, *, tile: Tile | None = None) -> Best:
+    """Fills ``best`` with what is needed of the logits ``x @ weight.T``, rounded to the dtype of ``x``."""
     rows, (outputs, inputs) = len(x_ND), matrix.weight.shape
-    BLOCK_R = row_block(rows)
-    _head_kernel[(blocks_of(outputs),)](
-        x_ND, gain, matrix.weight, *best, rows, inputs, outputs, eps,
-        BLOCK_R=BLOCK_R, BLOCK_O=_BLOCK, BLOCK_I=input_block(inputs), PRECISION=precision(x_ND), **launch(BLOCK_R),
+    tile = tile or tile_for(rows, inputs)
+    _head_kernel[(best.logit.shape[1],)](
+        x_ND, matrix.weight, *best, rows, inputs, outputs,
+        BLOCK_R=tile.rows, BLOCK_O=_BLOCK, BLOCK_I=tile.inputs, PRECISION=precision(x_ND), **tile.launch,
     )  # fmt: skip
     return best
 
@@ -78,7 +79,7 @@ def _choose_kernel(
     at = (position - tl.load(starts + row)) * rows + row
     tl.store(chosen + at, token)
     tl.store(logprobs + at, -tl.log(total))
-    tl.store(input_ids + row, token.to(tl.int64))
+    tl.store(input_ids + row, token.to(input_ids.dtype.element_ty))
     tl.store(positions + row, tl.where(position < 0, position, position + 1))
 
 
