@@ -20,7 +20,7 @@ class Answering:
     """Takes the results of a step. ``speculative_tokens`` is how many tokens are guessed ahead."""
 
     def __init__(self, scheduler: Scheduler, speculative_tokens: int = 0) -> None:
-        self._scheduler, self._ahead = scheduler, speculative_tokens
+        self._scheduler, self.ahead = scheduler, speculative_tokens
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.finished: dict[str, int] = {}
@@ -43,11 +43,29 @@ class Answering:
         scored = _logprobs(firsts_BV, tokens, [sequence.params.logprobs for sequence in sequences])
         return [self._continue(work, rows_RV, token) for (work, rows_RV), token in zip(complete, scored, strict=True)]
 
+    def take_chosen(
+        self, plan: list[Work], tokens: list[list[int]], logprobs: list[list[float]]
+    ) -> list[tuple[int, Piece]]:
+        """What tokens that were chosen elsewhere, several for each piece of work, add to the answers."""
+        return [self._extend(*each) for each in zip(plan, tokens, logprobs, strict=True)]
+
+    def _extend(self, work: Work, tokens: list[int], logprobs: list[float]) -> tuple[int, Piece]:
+        sequence, text = work.sequence, ""
+        self._begin(sequence)
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            text += self._add(sequence, TokenLogprob(token, logprob))
+            if sequence.finish_reason:
+                break
+        return self._end(work, len(tokens) - 1, text)
+
+    def _begin(self, sequence: Sequence) -> None:
+        if len(sequence.tokens) == sequence.prompt_length:
+            self.prompt_tokens += sequence.prompt_length
+
     def _continue(self, work: Work, rows_RV: Tensor, token: TokenLogprob) -> tuple[int, Piece]:
         """Add the sampled token, and more as long as the draft has guessed what is sampled."""
         sequence = work.sequence
-        if len(sequence.tokens) == sequence.prompt_length:
-            self.prompt_tokens += sequence.prompt_length
+        self._begin(sequence)
         draft, sequence.draft = sequence.draft, []
         text, row = self._add(sequence, token), 0
         while not sequence.finish_reason and row < len(draft) and draft[row] == token.token_id:
@@ -56,7 +74,12 @@ class Answering:
             sampled = sample(logits_1V, *_how([sequence])).tolist()
             (token,) = _logprobs(logits_1V, sampled, [sequence.params.logprobs])
             text += self._add(sequence, token)
-        self._scheduler.done(work, min(row, len(sequence.tokens) - work.end))
+        return self._end(work, row, text)
+
+    def _end(self, work: Work, ahead: int, text: str) -> tuple[int, Piece]:
+        """Report ``text``; ``ahead`` is how many tokens after those of ``work`` have been computed too."""
+        sequence = work.sequence
+        self._scheduler.done(work, min(ahead, len(sequence.tokens) - work.end))
         if sequence.finish_reason:
             text += self._finish(sequence)
         else:
@@ -93,8 +116,8 @@ class Answering:
 
     def _look_ahead(self, sequence: Sequence) -> None:
         room = sequence.limit - len(sequence.tokens) - 1
-        if self._ahead and room > 0 and not is_adjusted(sequence):
-            sequence.draft = ngram_draft(sequence.tokens, min(self._ahead, room))
+        if self.ahead and room > 0 and not is_adjusted(sequence):
+            sequence.draft = ngram_draft(sequence.tokens, min(self.ahead, room))
 
     def _piece(self, sequence: Sequence, text: str) -> Piece:
         first = sequence.reported == 0
@@ -118,6 +141,11 @@ class Answering:
         targets = sequence.tokens[work.start + 1 : min(work.end + 1, sequence.prompt_length)]
         found = _logprobs(rows_RV[: len(targets)], targets, [sequence.params.logprobs] * len(targets))
         sequence.prompt_logprobs += found[max(0, known - work.start - 1) :]
+
+
+def wants_only_the_likeliest(sequence: Sequence) -> bool:
+    """Whether the next token is the most likely one, and nothing is asked about any other."""
+    return sequence.params.greedy and not sequence.params.logprobs and not is_adjusted(sequence)
 
 
 def _how(sequences: list[Sequence]) -> tuple[list[SamplingParams], list[torch.Generator]]:

@@ -7,6 +7,7 @@ a server calls ``add``, ``step`` and ``abort`` itself (``kaiyuan.inference.async
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import secrets
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kaiyuan.errors import KaiyuanError
-from kaiyuan.inference.answering import Answering
+from kaiyuan.inference.answering import Answering, wants_only_the_likeliest
 from kaiyuan.inference.blocks import BlockPool
 from kaiyuan.inference.grammar import GrammarCompiler
 from kaiyuan.inference.outputs import Completion, Piece
 from kaiyuan.inference.paged_cache import KVDtype, PagedCache, bytes_per_token, storage_dtype
 from kaiyuan.inference.params import SamplingParams
-from kaiyuan.inference.runner import Runner
-from kaiyuan.inference.scheduler import Scheduler
+from kaiyuan.inference.runner import Runner, asks_about_prompt
+from kaiyuan.inference.scheduler import Scheduler, Work
 from kaiyuan.inference.sequence import Sequence
 from kaiyuan.inference.text import TextStream
 from kaiyuan.model.packed import can_pack, pack_model
@@ -32,6 +33,7 @@ from kaiyuan.model.quantization import Scheme, quantize_model, scheme_named
 from kaiyuan.model.transformer import Transformer
 
 if TYPE_CHECKING:
+    from kaiyuan.inference.decoding import Decoder, InvariantRunner
     from kaiyuan.tokenizer import Tokenizer
 
 Prompt = str | Many[int]
@@ -53,6 +55,8 @@ class Engine:
     ``kaiyuan convert --quantize`` made is coded as it says); a ``Transformer`` is taken as it is. A step computes at
     most ``max_num_batched_tokens`` tokens of at most ``max_num_seqs`` sequences. ``speculative_tokens`` guesses so
     many tokens ahead from the text itself; the result is the same, sooner or later depending on the text.
+    ``batch_invariant`` (on a GPU): what a request is answered does not depend on what is computed beside it, to the
+    last bit; slower, above all for prompts.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Engine:
         max_num_batched_tokens: int = 2048,
         prefix_cache: bool = True,
         speculative_tokens: int = 0,
+        batch_invariant: bool = False,
     ) -> None:
         quantize = None if quantize is None else scheme_named(quantize)
         for name, value in (("max_num_seqs", max_num_seqs), ("max_num_batched_tokens", max_num_batched_tokens)):
@@ -90,10 +95,34 @@ class Engine:
         self.pool = BlockPool(pages, PAGE)
         self.scheduler = Scheduler(self.pool, max_num_seqs, max_num_batched_tokens, prefix_cache)
         self.answering = Answering(self.scheduler, speculative_tokens)
-        self._runner = Runner(self.model, self.cache)
+        self.decoder = self._decoder(max_num_seqs, batch_invariant)
+        self._batch_invariant = batch_invariant
+        self._runner: Runner | InvariantRunner = Runner(self.model, self.cache)
+        if self.decoder is not None and batch_invariant:
+            self._runner = self.decoder.runner()
         self._grammars: GrammarCompiler | None = None
         self._numbers = itertools.count()
         self._requests: dict[int, list[Sequence]] = {}
+
+    def _decoder(self, max_num_seqs: int, invariant: bool) -> Decoder | None:
+        """Kernels for steps of one token a sequence, where there are some for this device and model."""
+        reason = "it needs a GPU and Triton"
+        if self.model.device.type == "cuda" and importlib.util.find_spec("triton"):
+            from kaiyuan.inference.decode_layer import Unsupported
+            from kaiyuan.inference.decoding import Decoder
+
+            try:
+                return Decoder(self.model, self.cache, max_num_seqs, self.context, invariant=invariant)
+            except Unsupported as error:
+                reason = f"its kernels do not know {error}"
+        if invariant:
+            raise KaiyuanError(f"batch_invariant: {reason}")
+        return None
+
+    def warm_up(self) -> None:
+        """Compile and capture what decoding needs, so that no request waits for it."""
+        if self.decoder is not None:
+            self.decoder.warm_up()
 
     def _affordable_tokens(self, stored: torch.dtype, max_num_seqs: int) -> int:
         context, device = self.config.max_position_embeddings, self.model.device
@@ -150,11 +179,26 @@ class Engine:
         plan = self.scheduler.schedule()
         if not plan:
             return []
-        pieces = self.answering.take(plan, self._runner.run(plan))
+        pieces = self._decode(plan) if self._can_decode(plan) else self.answering.take(plan, self._runner.run(plan))
         for number in {number for number, piece in pieces if piece.finish_reason}:
             if all(sequence.finish_reason for sequence in self._requests[number]):
                 del self._requests[number]
         return pieces
+
+    def _can_decode(self, plan: list[Work]) -> bool:
+        """Whether the step is one token of every sequence, and there are kernels for it."""
+        if self.decoder is None or self._batch_invariant or len(plan) > self.decoder.rows:
+            return False
+        return all(work.complete and len(work.tokens) == 1 and not asks_about_prompt(work) for work in plan)
+
+    def _decode(self, plan: list[Work]) -> list[tuple[int, Piece]]:
+        assert self.decoder is not None
+        if not all(wants_only_the_likeliest(work.sequence) for work in plan):
+            return self.answering.take(plan, list(self.decoder.next_logits(plan).split(1)))
+        full = len(self.scheduler.running) >= self.scheduler.max_num_seqs
+        burst = self.decoder.burst if full or not self.scheduler.waiting else 1  # who waits may begin after one step
+        steps = burst if not self.answering.ahead and self.scheduler.reserve(plan, burst - 1) else 1
+        return self.answering.take_chosen(plan, *self.decoder.choose(plan, steps))
 
     def abort(self, request: int) -> None:
         """End a request now; its pages are free again. Nothing happens if it is not under way."""

@@ -33,7 +33,7 @@ class Runner:
             new, start = work.tokens, len(tokens)
             tokens += new
             spans.append(Span(start, len(tokens), work.start + len(new), work.sequence.blocks))
-            wanted = _rows_wanted(work, len(new))
+            wanted = rows_wanted(work, len(new))
             rows += range(len(tokens) - wanted, len(tokens))
             counts.append(wanted)
         positions = self.cache.begin(spans, device)
@@ -44,8 +44,13 @@ class Runner:
         return list(logits.split(counts))
 
 
-def _rows_wanted(work: Work, new: int) -> int:
-    params = work.sequence.params
-    if params.prompt_logprobs and work.start < work.sequence.prompt_length:
+def asks_about_prompt(work: Work) -> bool:
+    """Whether log-probabilities of prompt tokens are wanted that this work computes."""
+    return work.sequence.params.prompt_logprobs and work.start < work.sequence.prompt_length
+
+
+def rows_wanted(work: Work, new: int) -> int:
+    """How many of the ``new`` tokens of ``work``, counted from the last, have logits that are asked for."""
+    if asks_about_prompt(work):
         return new
     return 1 + new - (work.end - work.start) if work.complete else 0

@@ -112,9 +112,23 @@ class Scheduler:
         sequence.learned = len(sequence.blocks)
 
     def _grow(self, sequence: Sequence, work: Work) -> None:
-        needed = -(-(work.start + len(work.tokens)) // self.pool.size) - len(sequence.blocks)
+        self._hold(sequence, work.start + len(work.tokens))
+
+    def _hold(self, sequence: Sequence, tokens: int) -> None:
+        needed = -(-tokens // self.pool.size) - len(sequence.blocks)
         if needed > 0:
             sequence.blocks += self.pool.take(needed, sequence.blocks[-1] if sequence.blocks else None)
+
+    def reserve(self, plan: list[Work], more: int) -> bool:
+        """Blocks for ``more`` tokens after those of each piece of work, without taking any from others; False if there
+        are not so many.
+        """
+        try:
+            for work in plan:
+                self._hold(work.sequence, work.end + more)
+        except OutOfBlocks:
+            return False
+        return True
 
     def _make_room(self, sequence: Sequence, work: Work) -> bool:
         """Blocks for ``work``, taken from younger sequences if need be; False if the sequence itself had to go."""

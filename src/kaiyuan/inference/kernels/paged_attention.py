@@ -173,8 +173,8 @@ def paged_attention(
 ) -> Tensor:
     """Every row attends to the tokens of its sequence up to its own position.
 
-    The keys of a row are split into ``splits`` parts for as many programs; by default what fills a large GPU. The
-    result depends on their number (by rounding), not on the other rows.
+    The keys of a row are split into ``splits`` parts for as many programs; by default as measured
+    (docs/lab-notes.md). The result depends on their number (by rounding), not on the other rows.
     """
     count, heads, size = query_NHd.shape
     kv_heads = keys.data.shape[1]
@@ -196,5 +196,5 @@ def paged_attention(
 
 
 def default_splits(rows: int, kv_heads: int) -> int:
-    """As many parts as it takes to give every multiprocessor of a large GPU two programs, at most 32."""
-    return min(32, max(1, 264 // (rows * kv_heads)))
+    """For few rows as many parts as fill a large GPU; for many, what keeps long rows from being the last."""
+    return 32 if rows * kv_heads <= 32 else 8

@@ -1,0 +1,210 @@
+"""Steps in which every sequence gets one token, on a GPU: by kernels of their own, in CUDA graphs, several at a time.
+
+Launching the operations of a layer one by one takes the host ten times as long as a GPU needs to read the layer's
+weights; a graph launches them all at once. Where the most likely token is wanted and nothing else, the device
+chooses it and goes on with it, and the host learns a burst of tokens at a time.
+
+Shapes: N rows (sequences), K steps of a burst, V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kaiyuan.inference.decode_layer import DecodeLayer, How, product
+from kaiyuan.inference.kernels import choosing, products
+from kaiyuan.inference.kernels.choosing import Best
+from kaiyuan.inference.kernels.paged_attention import Rows
+from kaiyuan.inference.kernels.products import MOST_ROWS, Matrix, Tile
+from kaiyuan.inference.page_tables import PageTables
+from kaiyuan.inference.paged_cache import PagedCache
+from kaiyuan.inference.runner import rows_wanted
+from kaiyuan.inference.scheduler import Work
+from kaiyuan.inference.sequence import Sequence
+from kaiyuan.model.rope import rope_frequencies
+from kaiyuan.model.transformer import Block, Transformer
+
+BURST = 8
+"""Tokens chosen on the device before the host looks at them."""
+_SIZES = (*range(1, 17), 24, 32, 48, 64, 96, 128)
+"""Rows of a graph; a batch between two of them is padded."""
+_PADDING = (0, -1, 0, -1)
+INVARIANT = Tile(64, 16, 64, stages=3)
+_INVARIANT_SPLITS = 8
+
+
+class Token(NamedTuple):
+    """One to be computed."""
+
+    sequence: Sequence
+    position: int
+    id: int
+
+
+def _token_of(work: Work) -> Token:
+    return Token(work.sequence, work.start, work.sequence.tokens[work.start])
+
+
+class _Program(NamedTuple):
+    """What runs a step of so many rows, and where it reads and writes."""
+
+    state_4N: Tensor
+    """int32: token, position, slot, and the position at which the burst began."""
+    run: Callable[[], None]
+    chosen_2KN: Tensor
+    """int32: tokens, and the bits of their float32 log-probabilities."""
+
+
+class Decoder:
+    """Computes steps of up to ``rows`` sequences of ``model`` with keys and values in ``cache``.
+
+    Raises ``Unsupported`` for a model that the kernels cannot compute. With ``invariant`` a row's logits do not depend
+    on the other rows: to the bit.
+    """
+
+    burst = BURST
+
+    def __init__(
+        self, model: Transformer, cache: PagedCache, rows: int, context: int, *,
+        graphs: bool = True, invariant: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self._cache, self._graphs = model, cache, graphs
+        self.rows = min(rows, INVARIANT.rows if invariant else MOST_ROWS)
+        frequencies = rope_frequencies(model.config, model.device)
+        self._how = How(frequencies, *((INVARIANT, _INVARIANT_SPLITS) if invariant else ()))
+        self._layers = [DecodeLayer(cast(Block, block), cache) for block in model.layers]
+        self._head = Matrix(model.head_weight.detach())
+        self._tables = PageTables(rows, -(-(context + BURST) // cache.page_size), model.device)
+        self._programs: dict[tuple[int, bool], _Program] = {}
+        self._logits_NV: Tensor | None = None
+        self._pool: Any = None
+
+    @torch.inference_mode()
+    def choose(self, plan: list[Work], steps: int = 1) -> tuple[list[list[int]], list[list[float]]]:
+        """The most likely next ``steps`` tokens of every sequence, each (N, K), and their log-probabilities.
+
+        The sequences must have pages for all of them but the last.
+        """
+        program = self._program(len(plan), choosing=True)
+        self._fill(program, [_token_of(work) for work in plan])
+        for _ in range(steps):
+            program.run()
+        chosen_2KN = program.chosen_2KN[:, :steps, : len(plan)].cpu()
+        tokens_NK, logprobs_NK = chosen_2KN[0].t(), chosen_2KN[1].view(torch.float32).t()
+        return tokens_NK.tolist(), logprobs_NK.tolist()
+
+    @torch.inference_mode()
+    def logits(self, tokens: list[Token]) -> Tensor:
+        """Float32 (N, V) after each token; valid until the next call. A token sees the earlier ones of its sequence,
+        which were computed before or are computed with it.
+        """
+        program = self._program(len(tokens), choosing=False)
+        self._fill(program, tokens)
+        program.run()
+        assert self._logits_NV is not None
+        return self._logits_NV[: len(tokens)]
+
+    def next_logits(self, plan: list[Work]) -> Tensor:
+        """Float32 (N, V) for the next token of every sequence; valid until the next call."""
+        return self.logits([_token_of(work) for work in plan])
+
+    def runner(self) -> InvariantRunner:
+        """One that computes prompts as well."""
+        return InvariantRunner(self)
+
+    def warm_up(self) -> None:
+        """Compile and capture what any number of rows needs, before someone waits for it."""
+        for size in [size for size in _SIZES if size < self.rows] + [self.rows]:
+            for chosen in (True, False):
+                self._program(size, chosen)
+
+    def _fill(self, program: _Program, tokens: list[Token]) -> None:
+        sequences = list(dict.fromkeys(token.sequence for token in tokens))
+        slots = dict(zip(sequences, self._tables.slots(sequences), strict=True))
+        columns = [(token.id, token.position, slots[token.sequence], token.position) for token in tokens]
+        columns += [_PADDING] * (program.state_4N.shape[1] - len(columns))
+        program.state_4N.copy_(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int32))
+
+    def _program(self, count: int, choosing: bool) -> _Program:
+        size = min(_SIZES[bisect.bisect_left(_SIZES, count)], max(self.rows, count))
+        if (size, choosing) not in self._programs:
+            self._programs[size, choosing] = self._prepare(size, choosing)
+        return self._programs[size, choosing]
+
+    @torch.inference_mode()
+    def _prepare(self, size: int, choosing: bool) -> _Program:
+        device = self.model.device
+        state_4N = torch.tensor([_PADDING] * size, dtype=torch.int32, device=device).t().contiguous()
+        chosen_2KN = torch.zeros(2, BURST, size, dtype=torch.int32, device=device)
+        vocabulary = self.model.config.vocab_size
+        best = Best.room(size, vocabulary, device) if choosing else None
+        if best is None and self._logits_NV is None:
+            self._logits_NV = torch.empty(self.rows, vocabulary, dtype=torch.float32, device=device)
+
+        def run() -> None:
+            x_ND = self._features(state_4N)
+            if best is not None:
+                self._choose(x_ND, best, state_4N, chosen_2KN)
+            elif self._logits_NV is not None:
+                self._logits_NV[:size] = product(x_ND, self._head, self._how)
+
+        return _Program(state_4N, self._captured(run) if self._graphs else run, chosen_2KN)
+
+    def _features(self, state_4N: Tensor) -> Tensor:
+        ids_N, position_N, slot_N, _ = state_4N
+        rows = Rows(self._tables.tables, slot_N, position_N, self._cache.page_size)
+        x_ND = F.embedding(ids_N, self.model.embed.weight)
+        parts_PND: Tensor | None = None
+        for layer in self._layers:
+            x_ND, parts_PND = layer(x_ND, parts_PND, rows, self._how)
+        final = self.model.norm
+        return products.norm(
+            x_ND, final.weight, final.eps, torch.empty_like(x_ND), parts_PNI=parts_PND, out_NI=torch.empty_like(x_ND)
+        )
+
+    def _choose(self, x_ND: Tensor, best: Best, state_4N: Tensor, chosen_2KN: Tensor) -> None:
+        choosing.head(x_ND, self._head, best)
+        ids_N, position_N, _, start_N = state_4N
+        choosing.choose(best, ids_N, position_N, start_N, chosen_2KN[0], chosen_2KN[1].view(torch.float32))
+
+    def _captured(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()  # on padding, which leaves nothing behind: compiles, and lets libraries take their workspace
+        torch.cuda.synchronize(self.model.device)
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self.model.device),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
+            run()
+        self._pool = self._pool or graph.pool()
+        return graph.replay
+
+
+class InvariantRunner:
+    """Runs any work row by row through ``decoder``: prompts too, so that nothing depends on how they are cut."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    @torch.inference_mode()
+    def run(self, plan: list[Work]) -> list[Tensor]:
+        """As ``Runner.run``."""
+        tokens: list[Token] = []
+        wanted: list[int] = []
+        counts: list[int] = []
+        for work in plan:
+            tokens += [Token(work.sequence, work.start + place, id) for place, id in enumerate(work.tokens)]
+            counts.append(rows_wanted(work, len(work.tokens)))
+            wanted += range(len(tokens) - counts[-1], len(tokens))
+        found = []
+        for start in range(0, len(tokens), self._decoder.rows):
+            part = tokens[start : start + self._decoder.rows]
+            rows = [row - start for row in wanted if start <= row < start + len(part)]
+            found.append(self._decoder.logits(part)[rows])
+        return list(torch.cat(found).split(counts))

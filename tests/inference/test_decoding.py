@@ -1,0 +1,191 @@
+"""Decoding by kernels, end to end: the engine with them answers as it does without. Needs Triton, not a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
+
+from kaiyuan import ModelConfig, SamplingParams  # noqa: E402
+from kaiyuan.errors import KaiyuanError  # noqa: E402
+from kaiyuan.inference import Engine  # noqa: E402
+from kaiyuan.inference.decode_layer import Unsupported  # noqa: E402
+from kaiyuan.inference.decoding import BURST, Decoder  # noqa: E402
+from kaiyuan.inference.page_tables import PageTables  # noqa: E402
+from kaiyuan.model.quantization import quantize_model  # noqa: E402
+from kaiyuan.model.transformer import Transformer  # noqa: E402
+
+TINY = ModelConfig(
+    vocab_size=61, hidden_size=16, num_layers=2, num_attention_heads=2, num_kv_heads=1, head_dim=8,
+    intermediate_size=16, num_experts=4, max_position_embeddings=256, init_std=0.4,
+)  # fmt: skip
+
+
+def changed(**values: Any) -> ModelConfig:
+    return ModelConfig(**(TINY.model_dump() | values))
+
+
+PROMPTS = [[5, 9, 13], list(range(40)), [1]]
+GREEDY = SamplingParams(temperature=0, max_tokens=11, ignore_eos=True)
+
+
+def build(config: ModelConfig = TINY, quantize: str | None = None) -> Transformer:
+    model = Transformer(config).to(DEVICE)
+    model.init_weights(3)
+    model.eval()
+    return model if quantize is None else quantize_model(model, quantize)  # type: ignore[arg-type]
+
+
+def with_kernels(model: Transformer, *, invariant: bool = False, **settings: Any) -> Engine:
+    engine = Engine(model, cache_tokens=1024, **settings)
+    decoder = Decoder(model, engine.cache, 64, engine.context, graphs=DEVICE == "cuda", invariant=invariant)
+    if not invariant:
+        decoder._how = decoder._how._replace(splits=2)  # the interpreter is slow
+    engine.decoder = decoder
+    if invariant:
+        engine._batch_invariant, engine._runner = True, decoder.runner()
+    return engine
+
+
+def without(model: Transformer, **settings: Any) -> Engine:
+    engine = Engine(model, cache_tokens=1024, **settings)
+    engine.decoder = None
+    return engine
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Transformer]:
+    yield build()
+
+
+def same(found: list[Any], expected: list[Any], tolerance: float = 1e-4) -> None:
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.token_ids == other.token_ids
+        assert mine.finish_reason == other.finish_reason
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, changed(top_k=2), changed(num_shared_experts=0, qk_norm=False, head_dim=12)],
+)
+def test_answers_are_those_of_the_model(config: ModelConfig) -> None:
+    model = build(config)
+    same(with_kernels(model).generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_with_coded_weights(scheme: str) -> None:
+    model = build(quantize=scheme)
+    same(with_kernels(model).generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY), 1e-3)
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "float16"])
+def test_with_a_smaller_cache(model: Transformer, kv_dtype: Any) -> None:
+    expected = without(model, kv_dtype=kv_dtype).generate(PROMPTS, GREEDY)
+    same(with_kernels(model, kv_dtype=kv_dtype).generate(PROMPTS, GREEDY), expected, 2e-2)
+
+
+def test_sampling_penalties_and_top_logprobs_go_one_step_at_a_time(model: Transformer) -> None:
+    settings = [
+        SamplingParams(temperature=0.8, top_p=0.9, seed=4, max_tokens=9, ignore_eos=True),
+        SamplingParams(temperature=0, logprobs=3, max_tokens=9, ignore_eos=True),
+        SamplingParams(temperature=0, repetition_penalty=1.5, prompt_logprobs=True, max_tokens=9, ignore_eos=True),
+    ]
+    found, expected = (engine.generate(PROMPTS, settings) for engine in (with_kernels(model), without(model)))
+    same(found, expected)
+    assert [len(top.top) for top in found[1].tops] == [3] * 9
+    assert len(found[0].token_ids) == 9
+
+
+def test_ends_within_a_burst(model: Transformer) -> None:
+    whole = without(model).generate(PROMPTS, GREEDY)
+    for stop_at in (BURST - 1, BURST + 1):
+        stops = [replace(GREEDY, stop_token_ids=(answer.token_ids[stop_at],)) for answer in whole]
+        same(with_kernels(model).generate(PROMPTS, stops), without(model).generate(PROMPTS, stops))
+        short = replace(GREEDY, max_tokens=stop_at)
+        same(with_kernels(model).generate(PROMPTS, short), without(model).generate(PROMPTS, short))
+
+
+def test_a_burst_leaves_what_the_prefix_cache_may_keep(model: Transformer) -> None:
+    engine = with_kernels(model)
+    first = engine.generate([[3] * 30], replace(GREEDY, max_tokens=30))[0]
+    prompt = [3] * 30 + first.token_ids[:25]
+    again = engine.generate([prompt], GREEDY)[0]
+    assert again.cached_tokens == 32
+    same([again], without(model).generate([prompt], GREEDY))
+
+
+def test_few_pages_and_many_sequences(model: Transformer) -> None:
+    """Sequences push each other out, come back on other pages, and take the slots of others."""
+    prompts = [[number, 2] * 14 for number in range(5)]
+    params = replace(GREEDY, max_tokens=9)
+    engine = Engine(model, cache_tokens=32 * 6, max_num_seqs=4)
+    engine.decoder = Decoder(model, engine.cache, 4, engine.context, graphs=DEVICE == "cuda")
+    engine.decoder._how = engine.decoder._how._replace(splits=2)
+    found = engine.generate(prompts, params)
+    assert engine.scheduler.counts.preemptions > 0
+    assert engine.pool.used == 0
+    same(found, without(model).generate(prompts, params))
+
+
+def test_guesses_and_bursts_get_along(model: Transformer) -> None:
+    engine = with_kernels(model, speculative_tokens=3)
+    same(engine.generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY))
+
+
+def test_batch_invariant_logits_are_equal_to_the_bit(model: Transformer) -> None:
+    """Alone or beside others, in one piece or in chunks, with or without a cached prefix."""
+    params = replace(GREEDY, logprobs=5, max_tokens=3)
+    alone = [with_kernels(model, invariant=True).generate([prompt], params)[0] for prompt in PROMPTS]
+    together = with_kernels(model, invariant=True).generate(PROMPTS, params)
+    chunked = with_kernels(model, invariant=True, max_num_batched_tokens=17).generate(PROMPTS, params)
+    engine = with_kernels(model, invariant=True)
+    engine.generate([PROMPTS[1] + [1, 2]], params)
+    cached = engine.generate(PROMPTS, params)
+    assert cached[1].cached_tokens == 32
+    for others in (together, chunked, cached):
+        assert [answer.tops for answer in others] == [answer.tops for answer in alone]
+    same(alone, without(model).generate(PROMPTS, params))
+
+
+def test_batch_invariance_is_refused_where_it_cannot_be_had() -> None:
+    if DEVICE == "cuda":
+        pytest.skip("here it can be had")
+    with pytest.raises(KaiyuanError, match="batch_invariant: it needs a GPU"):
+        Engine(build(), batch_invariant=True)
+
+
+def test_a_model_without_kernels_is_named() -> None:
+    model = build(changed(hidden_size=64, intermediate_size=64), quantize="int4")
+    engine = without(model)
+    with pytest.raises(Unsupported, match="QuantizedLinear"):
+        Decoder(model, engine.cache, 4, 64)
+
+
+def test_tables_follow_the_pages(model: Transformer) -> None:
+    engine = without(model)
+    tables = PageTables(2, 4, torch.device(DEVICE))
+    first, second, third = (engine.prepare([1, 2], GREEDY)[0] for _ in range(3))
+    first.blocks, second.blocks, third.blocks = [3, 4], [9], [7, 8, 6]
+
+    def rows(*sequences: Any) -> list[list[int]]:
+        slots = tables.slots(sequences)
+        return [tables.tables[slot, : len(each.blocks)].tolist() for slot, each in zip(slots, sequences, strict=True)]
+
+    assert rows(first, second) == [[3, 4], [9]]
+    first.blocks.append(1)
+    assert rows(second, first) == [[9], [3, 4, 1]]
+    first.blocks = [5]
+    assert rows(first) == [[5]]
+    assert rows(third, first) == [[7, 8, 6], [5]]
+    assert rows(second, third) == [[9], [7, 8, 6]]
