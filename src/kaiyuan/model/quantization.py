@@ -74,7 +74,7 @@ def coded_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         if x_NI.device.type == "cpu" and x_NI.dtype == torch.bfloat16 and len(x_NI) <= _FEW_ROWS:
             return torch._weight_int8pack_mm(x_NI, codes, scale.flatten().to(x_NI.dtype))
         return F.linear(x_NI, codes.to(x_NI.dtype)).mul_(scale.flatten().to(x_NI.dtype))
-    if codes.dtype == torch.float8_e4m3fn and _has_fp8_products(x_NI.device):
+    if codes.dtype == torch.float8_e4m3fn and _has_fp8_products(codes):
         return _fp8_product(x_NI, codes, scale)
     return F.linear(x_NI, dequantize(codes, scale, x_NI.dtype))
 
@@ -83,8 +83,10 @@ _FEW_ROWS = 16
 """Up to so many rows reading the weights is what takes time, and PyTorch's int8 kernel reads half of bfloat16's."""
 
 
-def _has_fp8_products(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+def _has_fp8_products(codes: Tensor) -> bool:
+    if codes.device.type != "cuda" or any(size % 16 for size in codes.shape):
+        return False
+    return torch.cuda.get_device_capability(codes.device) >= (8, 9)
 
 
 def _fp8_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
