@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from kaiyuan.corpus.filters import QualityRules
+from kaiyuan.corpus.sources.spec import Source, as_table
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.settings import Settings, problems_of
@@ -45,13 +46,24 @@ class ModelSection(Settings):
         return ModelConfig.preset(self.preset, **{"vocab_size": padded, **self.overrides})
 
 
+class ClusterSection(Settings):
+    """Where the corpus is read, if not here: see docs/sources.md."""
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    tasks: int = Field(default=1, ge=1)
+    options: dict[str, Any] = {}
+    """Handed to datatrove's executor: time, partition, workers, mem_per_cpu_gb, ..."""
+
+
 class CorpusSection(Settings):
     """Where text comes from and what is kept of it."""
 
     demo: bool = True
     """Use the corpus that comes with the package."""
-    files: list[str] = []
-    """Files or folders of one's own: .jsonl (``text`` and optionally ``language``, ``label``, ``title``) or .txt."""
+    files: list[Annotated[Source, BeforeValidator(as_table)]] = []
+    """Sources of one's own: paths, globs, ``hf://`` names, or tables that say more; see docs/sources.md."""
+    cluster: ClusterSection | None = None
+    """Read on a cluster instead of by processes of this machine."""
     min_chars: int = Field(default=20, ge=0)
     languages: list[str] = ["en", "zh"]
     quality: QualityRules = QualityRules()

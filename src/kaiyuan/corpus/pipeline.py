@@ -15,7 +15,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -125,7 +125,7 @@ def build_corpus(
                 original = outcome.original
                 _write(rejected, {"id": original.id, "source": original.source, "reason": outcome.reason})
             else:
-                _write(held_out if held else train, asdict(document))
+                _write(held_out if held else train, document.row())
     report = tally.report()
     say(_summary(report))
     return report

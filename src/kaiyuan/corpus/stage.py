@@ -1,4 +1,4 @@
-"""The corpus stage: sources through the pipeline, plus generated documents."""
+"""The corpus stage: sources read as units of work, through the pipeline, plus generated documents."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from kaiyuan.corpus.pipeline import TRAIN, CorpusSettings, build_corpus
-from kaiyuan.corpus.sources import Document, demo_documents, document_id, read_documents
+from kaiyuan.corpus.sources import Document, demo_documents, demo_sources, document_id
+from kaiyuan.corpus.work import Store, Unit, plan, run_units
 from kaiyuan.errors import DataError
 from kaiyuan.files import read_jsonl, write_json, write_jsonl
+from kaiyuan.progress import say
 from kaiyuan.recipe import CorpusSection
 from kaiyuan.synthesis.statements import recall_document, statement_documents
 
 if TYPE_CHECKING:
     from kaiyuan.run import StageContext
 
-GENERATED = "generated.jsonl"
+GENERATED, DEAD = "generated.jsonl", "dead.jsonl"
+UNITS = "corpus.units"
+"""Folder of the run where what was read is kept: other settings of cleaning need not read it again."""
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write train.jsonl, heldout.jsonl, rejected.jsonl and generated.jsonl; returns the pipeline's counts."""
+    """Write train.jsonl, heldout.jsonl, rejected.jsonl, generated.jsonl and dead.jsonl (what could not be read).
+
+    Returns the pipeline's counts, and under ``sources`` what became of the records of each source.
+    """
     section, seed = context.recipe.corpus, context.recipe.run.seed
     if not section.demo and not section.files:
         raise DataError("the recipe names no text: set corpus.demo = true or corpus.files = [...]")
-    documents = itertools.chain(
-        demo_documents() if section.demo else (),
-        read_documents([Path(name) for name in section.files]) if section.files else (),
-    )
-    report = build_corpus(documents, context.folder, _settings(section), workers=section.workers)
+    units, read = _read(context)
+    store = Store(context.run / UNITS)
+    documents = itertools.chain(demo_documents() if section.demo else (), store.documents(units))
+    total = sum(counts["documents"] for counts in read.values())
+    total += sum(source.documents for source in demo_sources()) if section.demo else 0
+    report = build_corpus(documents, context.folder, _settings(section), workers=section.workers, total=total)
+    report["sources"] = read
     held_out_share = context.recipe.synthesis.held_out_share
     generated = [
         *statement_documents(section.statements, seed, held_out_share),
@@ -45,6 +54,27 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     write_json(context.folder / "report.json", report)
     return report
+
+
+def _read(context: StageContext) -> tuple[list[Unit], dict[str, dict[str, Any]]]:
+    """Read what the recipe's ``files`` name, here or on its cluster; units, and counts by source."""
+    section = context.recipe.corpus
+    store = Store(context.run / UNITS)
+    sources = list(section.files)
+    units = plan(sources)
+    cluster = section.cluster
+    if cluster is not None:
+        from kaiyuan.corpus.cluster import run_on_cluster
+
+        run_on_cluster(units, store.folder, cluster.executor, tasks=cluster.tasks, **cluster.options)
+    if not units:
+        return [], {}
+    totals = run_units(units, store, workers=section.workers)
+    count = store.write_dead(units, context.folder / DEAD)
+    if count:
+        say(f"corpus: {count:,} records were not read; {DEAD} says which and why")
+    store.prune(units)
+    return units, {sources[origin].path: counts.report() for origin, counts in totals.counts.items()}
 
 
 def _settings(section: CorpusSection) -> CorpusSettings:

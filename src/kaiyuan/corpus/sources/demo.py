@@ -1,0 +1,66 @@
+"""The demo corpus: real English, Chinese and Python text, 8 MB, public domain or under permissive licences.
+
+See ``kaiyuan/corpus/data/NOTICE.md``; ``tools/build_demo_corpus.py`` makes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+from kaiyuan.corpus.sources.document import Document, document_id
+from kaiyuan.errors import DataError
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """One file of the demo corpus: what it is, where it is from, and the hash that it must have."""
+
+    name: str
+    file: str
+    language: str
+    label: str
+    licence: str
+    origin: str
+    sha256: str
+    documents: int
+    bytes: int
+    """Length of all texts in UTF-8, uncompressed."""
+
+
+def demo_sources() -> list[SourceInfo]:
+    """The files of the demo corpus, in the order in which ``demo_documents`` reads them."""
+    entries = json.loads(files("kaiyuan.corpus").joinpath("data", "sources.json").read_text(encoding="utf-8"))
+    return [SourceInfo(**entry) for entry in entries]
+
+
+def demo_documents() -> Iterator[Document]:
+    """All documents of the demo corpus; a ``DataError`` if a file is missing or not as it was shipped."""
+    for source in demo_sources():
+        for number, line in enumerate(io.BytesIO(lzma.decompress(_demo_file(source))), 1):
+            row = json.loads(line)
+            yield Document(
+                document_id(row["text"]),
+                row["text"],
+                source.name,
+                source.language,
+                source.label,
+                row["title"],
+                place=f"{source.file}:{number}",
+                licence=source.licence,
+            )
+
+
+def _demo_file(source: SourceInfo) -> bytes:
+    try:
+        data = files("kaiyuan.corpus").joinpath("data", source.file).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"demo corpus: {source.file} is missing; install kaiyuan again") from None
+    if hashlib.sha256(data).hexdigest() != source.sha256:
+        raise DataError(f"demo corpus: {source.file} is damaged (its SHA-256 is not as shipped); install kaiyuan again")
+    return data
