@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
 from kaiyuan import ModelConfig, SamplingParams  # noqa: E402
@@ -174,6 +171,22 @@ def test_a_model_without_kernels_is_named() -> None:
         Decoder(model, engine.cache, 4, 64)
 
 
+def test_weights_in_one_precision_that_compute_in_another_are_left_to_the_model(model: Transformer) -> None:
+    mixed = Transformer(TINY, compute_dtype=torch.bfloat16).to(DEVICE)
+    with pytest.raises(Unsupported, match=r"compute in torch\.bfloat16"):
+        Decoder(mixed, without(model).cache, 4, 64)
+
+
+def test_parameters_stay_those_that_an_optimiser_holds() -> None:
+    model = build()
+    before = dict(model.named_parameters())
+    values = {name: parameter.detach().clone() for name, parameter in before.items()}
+    with_kernels(model)
+    after = dict(model.named_parameters())
+    assert all(after[name] is parameter and parameter.requires_grad for name, parameter in before.items())
+    assert all(torch.equal(after[name], value) for name, value in values.items())
+
+
 def test_tables_follow_the_pages(model: Transformer) -> None:
     engine = without(model)
     tables = PageTables(2, 4, torch.device(DEVICE))
@@ -182,7 +195,7 @@ def test_tables_follow_the_pages(model: Transformer) -> None:
 
     def rows(*sequences: Any) -> list[list[int]]:
         slots = tables.slots(sequences)
-        return [tables.tables[slot, : len(each.blocks)].tolist() for slot, each in zip(slots, sequences, strict=True)]
+        return [tables.tables[slots[each], : len(each.blocks)].tolist() for each in sequences]
 
     assert rows(first, second) == [[3, 4], [9]]
     first.blocks.append(1)

@@ -61,8 +61,8 @@ def joined(modules: Many[nn.Module]) -> Matrix:
         if isinstance(module, QuantizedLinear):
             assert whole.scale is not None
             module.codes, module.scale = whole.weight[rows], whole.scale[rows]
-        else:
-            module.weight = nn.Parameter(whole.weight[rows], requires_grad=False)
+        elif isinstance(module, Linear):  # the same parameter as before: an optimiser may hold it
+            module.weight.data = whole.weight[rows]
     return whole
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kaiyuan.inference.decode_layer import DecodeLayer, How, product
+from kaiyuan.inference.decode_layer import DecodeLayer, How, Unsupported, product
 from kaiyuan.inference.kernels import choosing, products
 from kaiyuan.inference.kernels.choosing import Best
 from kaiyuan.inference.kernels.paged_attention import Rows
@@ -74,6 +74,8 @@ class Decoder:
         self, model: Transformer, cache: PagedCache, rows: int, context: int, *,
         graphs: bool = True, invariant: bool = False,
     ) -> None:  # fmt: skip
+        if model.compute_dtype not in (None, model.embed.weight.dtype):
+            raise Unsupported(f"weights in {model.embed.weight.dtype} that compute in {model.compute_dtype}")
         self.model, self._cache, self._graphs = model, cache, graphs
         self.rows = min(rows, INVARIANT.rows if invariant else MOST_ROWS)
         frequencies = rope_frequencies(model.config, model.device)
@@ -125,8 +127,7 @@ class Decoder:
                 self._program(size, chosen)
 
     def _fill(self, program: _Program, tokens: list[Token]) -> None:
-        sequences = list(dict.fromkeys(token.sequence for token in tokens))
-        slots = dict(zip(sequences, self._tables.slots(sequences), strict=True))
+        slots = self._tables.slots(token.sequence for token in tokens)
         columns = [(token.id, token.position, slots[token.sequence], token.position) for token in tokens]
         columns += [_PADDING] * (program.state_4N.shape[1] - len(columns))
         program.state_4N.copy_(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int32))

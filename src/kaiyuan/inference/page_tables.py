@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 
 from kaiyuan.inference.sequence import Sequence
+
+
+@dataclass
+class _Row:
+    slot: int
+    blocks: list[int] = field(default_factory=list)
+    """The sequence's own list that the row was filled from: after a pre-emption it has another."""
+    sent: int = 0
+    """How many of them."""
 
 
 class PageTables:
@@ -15,37 +25,32 @@ class PageTables:
     def __init__(self, slots: int, width: int, device: torch.device) -> None:
         self.tables = torch.zeros(slots, width, dtype=torch.int32, device=device)
         self._free = list(range(slots))
-        self._slots: dict[Sequence, int] = {}
-        self._sent: dict[Sequence, tuple[list[int], int]] = {}
-        """The list of blocks a row was filled from (a preempted sequence gets another) and how many of it."""
+        self._rows: dict[Sequence, _Row] = {}
 
-    def slots(self, sequences: Many[Sequence]) -> list[int]:
+    def slots(self, sequences: Iterable[Sequence]) -> dict[Sequence, int]:
         """Slots of ``sequences``, whose rows are complete now. Those not named may lose theirs."""
-        if any(sequence not in self._slots for sequence in sequences):
-            self._make_room(sequences)
+        wanted = dict.fromkeys(sequences)
+        if not wanted.keys() <= self._rows.keys():
+            self._make_room(wanted)
         places: list[int] = []
         pages: list[int] = []
-        width = self.tables.shape[1]
-        for sequence in sequences:
-            slot = self._slots[sequence]
-            blocks, sent = self._sent.get(sequence, (None, 0))
-            if blocks is not sequence.blocks:
-                sent = 0
-            fresh = sequence.blocks[sent:]
-            if fresh or blocks is not sequence.blocks:
-                places += range(slot * width + sent, slot * width + sent + len(fresh))
-                pages += fresh
-                self._sent[sequence] = (sequence.blocks, len(sequence.blocks))
+        for sequence in wanted:
+            row = self._rows[sequence]
+            if row.blocks is not sequence.blocks:
+                row.blocks, row.sent = sequence.blocks, 0
+            fresh = row.blocks[row.sent :]
+            start = row.slot * self.tables.shape[1] + row.sent
+            places += range(start, start + len(fresh))
+            pages += fresh
+            row.sent += len(fresh)
         if places:
             change = torch.tensor([places, pages], device=self.tables.device)
             self.tables.view(-1)[change[0]] = change[1].int()
-        return [self._slots[sequence] for sequence in sequences]
+        return {sequence: self._rows[sequence].slot for sequence in wanted}
 
-    def _make_room(self, sequences: Many[Sequence]) -> None:
-        wanted = set(sequences)
-        for sequence in [held for held in self._slots if held not in wanted]:
-            self._free.append(self._slots.pop(sequence))
-            self._sent.pop(sequence, None)
-        for sequence in sequences:
-            if sequence not in self._slots:
-                self._slots[sequence] = self._free.pop()
+    def _make_room(self, wanted: dict[Sequence, None]) -> None:
+        for sequence in [held for held in self._rows if held not in wanted]:
+            self._free.append(self._rows.pop(sequence).slot)
+        for sequence in wanted:
+            if sequence not in self._rows:
+                self._rows[sequence] = _Row(self._free.pop())
