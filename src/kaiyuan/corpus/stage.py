@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -35,8 +34,8 @@ def run(context: StageContext) -> dict[str, Any]:
     section, seed = context.recipe.corpus, context.recipe.run.seed
     if not section.demo and not section.files:
         raise DataError("the recipe names no text: set corpus.demo = true or corpus.files = [...]")
-    units, read = _read(context)
     store = Store(context.run / UNITS)
+    units, read = _read(context, store)
     documents = itertools.chain(demo_documents() if section.demo else (), store.documents(units))
     total = sum(counts["documents"] for counts in read.values())
     total += sum(source.documents for source in demo_sources()) if section.demo else 0
@@ -47,7 +46,7 @@ def run(context: StageContext) -> dict[str, Any]:
         *statement_documents(section.statements, seed, held_out_share),
         *_recalls(context.folder / TRAIN, section, seed),
     ]
-    write_jsonl(context.folder / GENERATED, (asdict(document) for document in generated))
+    write_jsonl(context.folder / GENERATED, (document.row() for document in generated))
     report["generated"] = {
         label: sum(document.label == label for document in generated)
         for label in sorted({document.label for document in generated})
@@ -56,13 +55,11 @@ def run(context: StageContext) -> dict[str, Any]:
     return report
 
 
-def _read(context: StageContext) -> tuple[list[Unit], dict[str, dict[str, Any]]]:
+def _read(context: StageContext, store: Store) -> tuple[list[Unit], dict[str, dict[str, Any]]]:
     """Read what the recipe's ``files`` name, here or on its cluster; units, and counts by source."""
     section = context.recipe.corpus
-    store = Store(context.run / UNITS)
-    sources = list(section.files)
+    sources, cluster = section.files, section.cluster
     units = plan(sources)
-    cluster = section.cluster
     if cluster is not None:
         from kaiyuan.corpus.cluster import run_on_cluster
 

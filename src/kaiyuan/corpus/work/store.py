@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +19,7 @@ from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.corpus.sources.streams import open_stream
 from kaiyuan.corpus.work.units import Unit
 from kaiyuan.errors import DataError
+from kaiyuan.files import sync, temporary_beside, write_json
 
 FEWEST_DEAD = 100
 """So many damaged records never stop a run, whatever their share."""
@@ -138,7 +137,7 @@ class Store:
                     tick(counts)
             sizes = pair.finish()
         mark = {"files": sizes, "counts": counts.report()}
-        _replace(folder / f"{unit.key}.json", json.dumps(mark, sort_keys=True).encode())
+        write_json(folder / f"{unit.key}.json", mark)
         return counts
 
     def rows(self, unit: Unit) -> Iterator[dict[str, Any]]:
@@ -233,7 +232,7 @@ class _Pair:
 
     def __init__(self, folder: Path, names: tuple[str, ...], compress: bool) -> None:
         self.targets = [folder / name for name in names]
-        self.paths = [folder / f"{name}.{_mark()}.tmp" for name in names]
+        self.paths = [temporary_beside(target) for target in self.targets]
         self.stack = contextlib.ExitStack()
         self.streams: list[BinaryIO] = []
         self.compress = compress
@@ -262,7 +261,8 @@ class _Pair:
         for number, (path, target) in enumerate(zip(self.paths, self.targets, strict=True)):
             size = path.stat().st_size
             if size or number == 0 or keep_empty:
-                _settle(path, target)
+                sync(path)
+                path.replace(target)
                 sizes[target.name] = size
         return sizes
 
@@ -277,26 +277,3 @@ def _has_zstd() -> bool:
     from importlib.util import find_spec
 
     return find_spec("zstandard") is not None
-
-
-def _mark() -> str:
-    """Different on every machine and in every process that may write the same unit at the same time."""
-    return f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}"
-
-
-def _settle(temporary: Path, target: Path) -> None:
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(target)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{_mark()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        _settle(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
