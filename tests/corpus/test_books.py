@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from reading import read, reasons
 
+from kaiyuan.corpus.sources import archives
+
 CONTAINER = (
     '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
     '<rootfile full-path="OEBPS/book.opf"/></rootfiles></container>'
@@ -81,9 +83,7 @@ def test_books_that_cannot_be_read_are_dead_with_their_reason(tmp_path: Path, ch
 def test_a_book_that_is_no_archive_or_a_bomb(tmp_path: Path, monkeypatch):
     (tmp_path / "cut.epub").write_bytes(b"PK\x03\x04 nothing")
     assert reasons(read(tmp_path)[1]) == [("cut.epub", "damaged file")]
-    from kaiyuan.corpus.sources import epub as reader
-
-    monkeypatch.setattr(reader, "MIN_BUDGET", 1_000_000)
+    monkeypatch.setattr(archives, "MIN_BUDGET", 1_000_000)
     epub(tmp_path / "cut.epub", OEBPS__big="x" * 5_000_000)
     assert reasons(read(tmp_path)[1]) == [("cut.epub", "archive bomb")]
 

@@ -39,9 +39,14 @@ class Member:
     refusal: str = ""
 
 
+def budget_of(packed: int) -> int:
+    """Bytes that an archive of ``packed`` bytes may hold."""
+    return max(MIN_BUDGET, MAX_RATIO * packed)
+
+
 def members(path: Path) -> Iterator[Member]:
     """Every file of an archive in its own order; ``read`` a member before asking for the next one."""
-    budget = max(MIN_BUDGET, MAX_RATIO * path.stat().st_size)
+    budget = budget_of(path.stat().st_size)
     try:
         yield from _zip(path, budget) if zipfile.is_zipfile(path) else _tar(path, budget)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:

@@ -71,6 +71,11 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
+def one_line(value: object, longest: int = 200) -> str:
+    """The beginning of any message on one line."""
+    return " ".join(str(value).split())[:longest]
+
+
 def sample_of(value: object) -> str:
     """The first 200 characters of any value, safe to print: control characters and broken bytes as escapes."""
     if isinstance(value, bytes | bytearray | memoryview):

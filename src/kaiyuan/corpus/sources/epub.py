@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from kaiyuan.corpus.sources.archives import MAX_RATIO, MIN_BUDGET
+from kaiyuan.corpus.sources.archives import Refused, budget_of
 from kaiyuan.corpus.sources.document import Item
 from kaiyuan.corpus.sources.html import decode, extract
 from kaiyuan.corpus.sources.parts import Part
@@ -20,10 +20,6 @@ _FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC"
 _DUBLIN = "{http://purl.org/dc/elements/1.1/}"
 
 
-class Unusable(Exception):
-    """A book that cannot be read: (kind, detail)."""
-
-
 def read(part: Part, source: Source) -> Iterator[Item]:
     if part.size > source.largest:
         yield source.dead(part.name, "too large", f"{part.size:,} bytes, at most {source.largest:,}")
@@ -31,7 +27,7 @@ def read(part: Part, source: Source) -> Iterator[Item]:
     try:
         with zipfile.ZipFile(part.path) as archive:
             yield _Book(archive, part.size, source).document(part.name)
-    except Unusable as error:
+    except Refused as error:
         yield source.dead(part.name, *error.args)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         yield source.dead(part.name, "damaged file", f"not an EPUB: {error}")
@@ -43,17 +39,17 @@ class _Book:
     def __init__(self, archive: zipfile.ZipFile, packed: int, source: Source) -> None:
         self.archive, self.source = archive, source
         total = sum(entry.file_size for entry in archive.infolist())
-        if total > max(MIN_BUDGET, MAX_RATIO * packed):
-            raise Unusable("archive bomb", f"{total:,} bytes when unpacked")
+        if total > budget_of(packed):
+            raise Refused("archive bomb", f"{total:,} bytes when unpacked")
         if _ENCRYPTION in archive.NameToInfo and self._protected():
-            raise Unusable("encrypted", "protected against copying")
+            raise Refused("encrypted", "protected against copying")
 
     def document(self, place: str) -> Item:
         package_name = self._package_name()
         package = self._xml(package_name)
         chapters = [text for page in self._pages(package, package_name) if (text := self._text(page))]
         if not chapters:
-            raise Unusable("no text", "no page of this book holds text")
+            raise Refused("no text", "no page of this book holds text")
         values = {name: self._stated(package, tag) for name, tag in
                   (("title", "title"), ("date", "date"), ("licence", "rights"))}  # fmt: skip
         language = self.source.language
@@ -72,7 +68,7 @@ class _Book:
         for item in self._xml(_CONTAINER).iter():
             if item.tag.endswith("}rootfile") and item.get("full-path"):
                 return str(item.get("full-path"))
-        raise Unusable("damaged file", "its container names no package")
+        raise Refused("damaged file", "its container names no package")
 
     def _pages(self, package: ElementTree.Element, package_name: str) -> Iterator[str]:
         folder = posixpath.dirname(package_name)
@@ -86,7 +82,7 @@ class _Book:
         try:
             page = extract(decode(self._bytes(name), None)[0], self.source.model_copy(update={"main_content": False}))
         except UnicodeDecodeError:
-            raise Unusable("unknown encoding", name) from None
+            raise Refused("unknown encoding", name) from None
         return page.text if page else ""
 
     def _stated(self, package: ElementTree.Element, tag: str) -> str:
@@ -95,17 +91,17 @@ class _Book:
 
     def _bytes(self, name: str) -> bytes:
         if name not in self.archive.NameToInfo:
-            raise Unusable("damaged file", f"{name} is missing")
+            raise Refused("damaged file", f"{name} is missing")
         if self.archive.NameToInfo[name].file_size > self.source.largest:
-            raise Unusable("too large", f"{name}: more than {self.source.largest:,} bytes")
+            raise Refused("too large", f"{name}: more than {self.source.largest:,} bytes")
         return self.archive.read(name)
 
     def _xml(self, name: str) -> ElementTree.Element:
         data = self._bytes(name)
         # Entities are how XML blows up; no book needs its own.
         if b"<!ENTITY" in data:
-            raise Unusable("refused", f"{name} defines entities")
+            raise Refused("refused", f"{name} defines entities")
         try:
             return ElementTree.fromstring(data)
         except ElementTree.ParseError as error:
-            raise Unusable("damaged file", f"{name}: {error}") from None
+            raise Refused("damaged file", f"{name}: {error}") from None

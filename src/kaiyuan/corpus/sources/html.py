@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import unescape
 from typing import Any
 
-from kaiyuan.corpus.sources.document import Item
+from kaiyuan.corpus.sources.document import Item, one_line
 from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.errors import DataError
 
@@ -68,7 +68,7 @@ def _with_resiliparse(html: str, main_content: bool) -> Page | None:
     if html.count("<") > DEEPEST and _too_deep(tree):
         return None
     text = extract_plain_text(tree, main_content=main_content, alt_texts=False, comments=not main_content)
-    return Page(text.strip(), _line(tree.title), _language(html))
+    return Page(text.strip(), one_line(tree.title or "", 500), _language(html))
 
 
 def _too_deep(tree: Any) -> bool:
@@ -85,11 +85,7 @@ def _with_trafilatura(html: str, main_content: bool) -> Page:
     else:
         text = trafilatura.html2txt(html)
     found = _TITLE.search(html)
-    return Page(text.strip(), _line(unescape(found[1])) if found else "", _language(html))
-
-
-def _line(text: str | None) -> str:
-    return " ".join((text or "").split())[:500]
+    return Page(text.strip(), one_line(unescape(found[1]), 500) if found else "", _language(html))
 
 
 def _language(html: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kaiyuan.corpus.sources.document import Item
+from kaiyuan.corpus.sources.document import Item, one_line
 from kaiyuan.corpus.sources.parts import Part
 from kaiyuan.corpus.sources.rows import Fields
 from kaiyuan.corpus.sources.spec import Source, problem
+from kaiyuan.errors import DataError
 from kaiyuan.files import fingerprint
 
 SCHEME = "hf://"
@@ -43,8 +44,7 @@ def find(source: Source) -> Iterator[Part]:
 def identity(source: Source) -> str:
     """What tells one state of the dataset from another: its commit on the hub, or the files of the folder."""
     name, _, _ = address(source)
-    if name[0] in "./~":
-        folder = Path(name).expanduser()
+    if folder := _folder(name):
         states = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
         return fingerprint([[str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns] for path, stat in states])
     try:
@@ -52,7 +52,7 @@ def identity(source: Source) -> str:
 
         return HfApi().dataset_info(name, revision=source.revision or None).sha or source.revision
     except Exception as error:  # of its client, of the network, of the name
-        raise problem(source, f"{_why(error)}; {_advice(error)}") from None
+        raise _failure(source, error) from None
 
 
 def read(part: Part, source: Source) -> Iterator[Item]:
@@ -65,8 +65,13 @@ def read(part: Part, source: Source) -> Iterator[Item]:
             for number, row in enumerate(dataset.shard(num_shards=shards, index=shard)):
                 yield fields.document(dict(row), f"{part.name}#{shard}.{number}")
         except Exception as error:  # of many libraries: file systems, Arrow, the hub
-            detail = f"after row {number} of shard {shard}: {type(error).__name__}: {_line(error)}"
+            detail = f"after row {number} of shard {shard}: {type(error).__name__}: {one_line(error)}"
             yield source.dead(f"{part.name}#{shard}.{number + 1}", "damaged file", detail)
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name means; None for a dataset of the hub."""
+    return Path(name).expanduser() if name[0] in "./~" else None
 
 
 def _shards(dataset: Any) -> int:
@@ -79,15 +84,16 @@ def _open(source: Source) -> Any:
     except ImportError:
         raise problem(source, "this needs Hugging Face's library: pip install 'kaiyuan[parquet]'") from None
     name, config, split = address(source)
-    folder = Path(name).expanduser()
+    folder = _folder(name)
     datasets.disable_progress_bars()
     try:
-        if name[0] in "./~" and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
+        if folder and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
             return _saved(datasets.load_from_disk(str(folder)), split)
-        where = str(folder) if name[0] in "./~" else name
-        return datasets.load_dataset(where, config, split=split, streaming=True, revision=source.revision or None)
+        return datasets.load_dataset(
+            str(folder or name), config, split=split, streaming=True, revision=source.revision or None
+        )
     except Exception as error:  # its library raises errors of several others
-        raise problem(source, f"{_why(error)}; {_advice(error)}") from None
+        raise _failure(source, error) from None
 
 
 def _saved(loaded: Any, split: str) -> Any:
@@ -99,17 +105,9 @@ def _saved(loaded: Any, split: str) -> Any:
     return loaded.to_iterable_dataset(num_shards=1)
 
 
-def _why(error: Exception) -> str:
+def _failure(source: Source, error: Exception) -> DataError:
+    """What an error of the library or the network means for the one who named the dataset."""
     if isinstance(error, ConnectionError | TimeoutError) or "offline" in str(error).lower():
-        return "the Hugging Face hub cannot be reached"
-    return f"{type(error).__name__}: {_line(error)}"
-
-
-def _advice(error: Exception) -> str:
-    if isinstance(error, ConnectionError | TimeoutError) or "offline" in str(error).lower():
-        return "download the dataset elsewhere (hf download) and give its folder"
-    return "check name, config, split and revision"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        advice = "download the dataset elsewhere (hf download) and give its folder"
+        return problem(source, f"the Hugging Face hub cannot be reached; {advice}")
+    return problem(source, f"{type(error).__name__}: {one_line(error)}; check name, config, split and revision")

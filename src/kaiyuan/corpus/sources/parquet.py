@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kaiyuan.corpus.sources.document import Item
+from kaiyuan.corpus.sources.document import Item, one_line
 from kaiyuan.corpus.sources.parts import Part
 from kaiyuan.corpus.sources.rows import Fields
 from kaiyuan.corpus.sources.spec import Source
@@ -38,7 +38,7 @@ def read(part: Part, source: Source) -> Iterator[Item]:
     try:
         table = open_table(part.path)
     except errors() as error:
-        yield source.dead(part.name, "damaged file", f"not a Parquet file: {_line(error)}")
+        yield source.dead(part.name, "damaged file", f"not a Parquet file: {one_line(error, 300)}")
         return
     fields = Fields(source)
     with table:
@@ -76,7 +76,7 @@ def _group(table: Any, group: int, row: int, columns: list[str], fields: Fields,
                 else:
                     yield fields.document(values, place)
     except errors() as error:
-        yield source.dead(f"{part.name}#{row}", "damaged file", f"row group {group}: {_line(error)}")
+        yield source.dead(f"{part.name}#{row}", "damaged file", f"row group {group}: {one_line(error, 300)}")
 
 
 def _rows(batch: Any) -> Iterator[Any]:
@@ -104,7 +104,3 @@ def _text_column(column: Any) -> Any:
     import pyarrow as pa
 
     return column.view(pa.string()) if pa.types.is_binary(column.type) else column
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

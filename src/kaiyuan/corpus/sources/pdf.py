@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from kaiyuan.corpus.sources.document import Item
+from kaiyuan.corpus.sources.document import Item, one_line
 from kaiyuan.corpus.sources.parts import Part
 from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.errors import DataError
@@ -31,7 +31,7 @@ def read(part: Part, source: Source) -> Iterator[Item]:
             return
         yield _document(reader, part, source)
     except Exception as error:
-        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        detail = f"{type(error).__name__}: {one_line(error)}"
         yield source.dead(part.name, "damaged file", detail)
 
 
