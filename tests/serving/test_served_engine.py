@@ -9,8 +9,8 @@ import httpx
 import pytest
 import torch
 from live_server import client_of, eventually
+from tiny_folder import tiny_model
 
-from kaiyuan import ModelConfig
 from kaiyuan.inference import Engine, SamplingParams
 from kaiyuan.inference.async_engine import AsyncEngine
 from kaiyuan.model.transformer import Transformer
@@ -21,22 +21,7 @@ ASK = [{"role": "user", "content": "Hi"}]
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Tokenizer) -> Transformer:
-    made = Transformer(
-        ModelConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=32,
-            num_layers=2,
-            num_attention_heads=4,
-            num_kv_heads=2,
-            head_dim=8,
-            intermediate_size=48,
-            num_experts=4,
-            max_position_embeddings=512,
-            init_std=0.3,
-        )
-    )
-    made.init_weights(1)
-    return made.eval()
+    return tiny_model(tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A tiny model as a folder on disk, as ``kaiyuan serve`` is given one."""
+"""A tiny model, and as a folder on disk, as ``kaiyuan serve`` is given one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kaiyuan.tokenizer import Tokenizer
 CONTEXT = 512
 
 
-def write_tiny_folder(folder: Path, tokenizer: Tokenizer) -> Path:
+def tiny_model(tokenizer: Tokenizer) -> Transformer:
     """Random weights, large enough that next tokens differ from context to context."""
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size,
@@ -28,6 +28,10 @@ def write_tiny_folder(folder: Path, tokenizer: Tokenizer) -> Path:
     )
     model = Transformer(config)
     model.init_weights(1)
-    save_model(model, folder)
+    return model.eval()
+
+
+def write_tiny_folder(folder: Path, tokenizer: Tokenizer) -> Path:
+    save_model(tiny_model(tokenizer), folder)
     tokenizer.save(folder)
     return folder
