@@ -316,6 +316,7 @@ def test_a_reader_who_scrolls_up_is_left_alone(page: Any, script: Script) -> Non
     page.hover("#log")
     page.mouse.wheel(0, -150)
     page.wait_for_selector("#to-end:visible")
+    page.wait_for_timeout(300)  # the wheel is heard of before the page has moved
     place = page.evaluate("document.getElementById('scroller').scrollTop")
     page.wait_for_timeout(300)
     assert abs(page.evaluate("document.getElementById('scroller').scrollTop") - place) < 5

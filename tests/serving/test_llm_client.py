@@ -31,6 +31,10 @@ GREEDY = ("-o", "temperature", "0", "-o", "max_tokens", "8")
 KEY = "a-key-of-the-test"
 
 
+def _hears_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Home:
     """``llm`` with settings of its own, and models of the server at ``address``."""
 
@@ -51,9 +55,10 @@ class Home:
         return kept | {"LLM_USER_PATH": str(self.folder), "PYTHONUTF8": "1", "NO_PROXY": "127.0.0.1"}
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """As from a terminal: a shell that runs the tests in the background has them ignore Ctrl-C."""
         return subprocess.Popen(
             [str(LLM), *words], env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE, preexec_fn=_hears_ctrl_c,
         )  # fmt: skip
 
     def __call__(self, *words: str, typed: str = "") -> tuple[int, str, str]:
