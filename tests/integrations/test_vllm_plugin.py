@@ -1,7 +1,6 @@
 """vLLM with our plugin against our own engine: the same log-probabilities and answers, and twice the room for tokens.
 
-vLLM runs in a process of its own. Random models with random gains: a gain left out, a weight renormalised or a key
-cached with its gain changes every number.
+vLLM runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,27 +16,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from vllm_models import LARGE, random_model
 
 import kaiyuan
-from kaiyuan.model.config import ModelConfig
-from kaiyuan.model.transformer import Transformer
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test-vllm)"),
 ]
-LARGE = ModelConfig(
-    vocab_size=160,
-    hidden_size=128,
-    num_layers=4,
-    num_attention_heads=4,
-    num_kv_heads=2,
-    head_dim=32,
-    intermediate_size=64,
-    num_experts=8,
-    rope_alpha=1000.0,
-    max_position_embeddings=512,
-)
 MODELS = {
     "large": LARGE,
     "unshared": LARGE.replace(cla_share_factor=1),
@@ -81,19 +67,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, config in MODELS.items():
         kaiyuan.save_model(random_model(config), root / name)
     return {name: root / name for name in MODELS}
-
-
-def random_model(config: ModelConfig) -> Transformer:
-    """Gains are random too, and weights large enough to tell experts apart."""
-    model = Transformer(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            if name.endswith("norm.weight"):
-                parameter.uniform_(0.5, 1.5, generator=generator)
-            else:
-                parameter.normal_(0.0, 0.15, generator=generator)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +165,31 @@ def test_vllm_finds_the_plugin_by_itself() -> None:
     from kaiyuan.integrations.vllm.plugin import register
 
     assert found.load() is register
+
+
+@pytest.mark.parametrize("order", ["plugin first", "transformers first"])
+def test_plugin_and_transformers_share_a_process(order: str, folders: dict[str, Path]) -> None:
+    """Both register the same model types; whichever comes last, Auto classes and vLLM's config reader must work."""
+    first, last = (
+        "import kaiyuan.integrations.transformers",
+        "from kaiyuan.integrations.vllm import plugin; plugin.register()",
+    )
+    if order == "plugin first":
+        first, last = last, first
+    code = f"""
+{first}
+{last}
+import sys
+from transformers import AutoConfig, AutoModelForCausalLM
+from vllm.transformers_utils.config import get_config
+for folder in sys.argv[1:]:
+    config = get_config(folder, trust_remote_code=False)
+    assert type(config) is type(AutoConfig.from_pretrained(folder)), type(config)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    print("FOUND", config.num_hidden_layers, config.num_key_value_heads, type(model).__name__)
+"""
+    names = ("large", "own")
+    command = [sys.executable, "-c", code, *(str(folders[name]) for name in names)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert found == ["FOUND 4 2 HunYuanForCausalLM", "FOUND 4 2 KaiyuanForCausalLM"], done.stderr[-3000:]

@@ -117,7 +117,7 @@ def test_gains_are_multiplied_in_either_order() -> None:
 def test_modules_import_without_vllm_and_registering_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['vllm'] = None; sys.modules['transformers'] = None\n"
-        "import kaiyuan.integrations.vllm.model, kaiyuan.integrations.vllm.hf_config\n"
+        "import kaiyuan.integrations.vllm.model, kaiyuan.integrations.vllm.quantized\n"
         "from kaiyuan.integrations.vllm.plugin import register\n"
         "try: register()\n"
         "except Exception as error: print(type(error).__name__, error)"

@@ -13,13 +13,13 @@ _MODEL = "kaiyuan.integrations.vllm.model:HunyuanForCausalLM"
 def register() -> None:
     """Make vLLM serve our architectures. Harmless when called again: vLLM does so in each of its processes."""
     try:
-        from transformers import AutoConfig
         from vllm import ModelRegistry
     except ImportError:
         raise KaiyuanError("vLLM is not installed; pip install 'vllm==0.32.*' (docs/vllm.md)") from None
-    from kaiyuan.integrations.vllm.hf_config import HunyuanConfig, KaiyuanConfig
+    from kaiyuan.integrations import transformers
+    from kaiyuan.integrations.vllm.quantized import refuse_quantized
 
-    for config in (HunyuanConfig, KaiyuanConfig):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
+    transformers.register()  # one pair of config classes for both, so their order does not matter
+    refuse_quantized(ARCHITECTURES)
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, _MODEL)
