@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers_folders import like_the_release
 from vllm_models import LARGE, random_model
 
 import kaiyuan
@@ -193,3 +194,16 @@ for folder in sys.argv[1:]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
     assert found == ["FOUND 4 2 HunYuanForCausalLM", "FOUND 4 2 KaiyuanForCausalLM"], done.stderr[-3000:]
+
+
+def test_the_releases_tokenizer_needs_no_remote_code(tmp_path: Path) -> None:
+    folder = like_the_release(tmp_path)
+    code = """
+import sys
+from kaiyuan.integrations.vllm.plugin import register
+register()
+from vllm.tokenizers import get_tokenizer
+print("FOUND", get_tokenizer(sys.argv[1], trust_remote_code=False).encode("hello"))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=200)
+    assert f"FOUND {kaiyuan.load_tokenizer(folder).encode('hello')}" in done.stdout, done.stderr[-3000:]
