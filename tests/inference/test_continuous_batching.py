@@ -13,25 +13,35 @@ from tiny_models import TINY, build
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.inference import Completion, Engine, SamplingParams
 from kaiyuan.inference.engine import PAGE
+from kaiyuan.inference.native.library import available
+from kaiyuan.inference.native.panels import panel_model
 from kaiyuan.model.transformer import Transformer
 
 CONFIG = TINY.replace(max_position_embeddings=256)
 PREFIX = [(7 * place + 3) % 48 for place in range(200)]
 
 
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    return build(CONFIG)
+REFERENCE = build(CONFIG)
 
 
-def expected_logprobs(model: Transformer, prompt: list[int], answer: list[int]) -> list[float]:
+@pytest.fixture(scope="module", params=["torch", "native"])
+def model(request: pytest.FixtureRequest) -> Transformer:
+    """What the engine computes with: PyTorch, or the library of its own where there is a compiler."""
+    if request.param == "torch":
+        return build(CONFIG)
+    if not available():
+        pytest.skip("there is no C++ compiler")
+    return panel_model(build(CONFIG))
+
+
+def expected_logprobs(prompt: list[int], answer: list[int]) -> list[float]:
     with torch.no_grad():
-        scores = model(torch.tensor([prompt + answer]))[0].log_softmax(-1)
+        scores = REFERENCE(torch.tensor([prompt + answer]))[0].log_softmax(-1)
     return [float(scores[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
 
 
-def check(model: Transformer, prompt: list[int], found: Completion) -> None:
-    assert found.logprobs == pytest.approx(expected_logprobs(model, prompt, found.token_ids), abs=1e-4)
+def check(prompt: list[int], found: Completion) -> None:
+    assert found.logprobs == pytest.approx(expected_logprobs(prompt, found.token_ids), abs=1e-4)
 
 
 requests = st.lists(
@@ -80,7 +90,7 @@ def test_any_schedule_gives_what_a_full_pass_gives(
         assert len(ids) == setting.max_tokens
         assert reasons[number] == "length"
         found = [token.logprob for token in tokens[number]]
-        assert found == pytest.approx(expected_logprobs(model, prompt, ids), abs=1e-4)
+        assert found == pytest.approx(expected_logprobs(prompt, ids), abs=1e-4)
         if pages * PAGE >= 256:
             assert ids == Engine(model).generate([prompt], setting)[0].token_ids
     assert engine.pool.used == 0, "no page is leaked"
@@ -97,7 +107,7 @@ def test_too_little_room_leads_to_preemption_and_the_same_answers(model: Transfo
     expected = roomy.generate(prompts, params)
     assert [completion.token_ids for completion in found] == [completion.token_ids for completion in expected]
     for prompt, completion in zip(prompts, found, strict=True):
-        check(model, prompt, completion)
+        check(prompt, completion)
     assert roomy.scheduler.counts.preemptions == 0
 
 
@@ -107,7 +117,7 @@ def test_a_known_prefix_is_not_computed_again(model: Transformer) -> None:
     again = engine.generate([PREFIX[:100], [*PREFIX[:70], 1, 2]], params)
     assert (first.cached_tokens, [found.cached_tokens for found in again]) == (0, [96, 64])
     assert again[0].token_ids == first.token_ids
-    check(model, [*PREFIX[:70], 1, 2], again[1])
+    check([*PREFIX[:70], 1, 2], again[1])
     engine.add(PREFIX[:100], params, salt="another tenant")
     assert {piece.cached_tokens for _ in range(5) for _, piece in engine.step()} == {0}
     exactly = engine.generate([PREFIX[:96]], params)[0]
@@ -119,7 +129,7 @@ def test_completions_of_one_prompt_share_its_pages(model: Transformer) -> None:
     found = engine.generate([PREFIX[:130]], SamplingParams(temperature=1.5, max_tokens=3, n=4, seed=3))
     assert [completion.cached_tokens for completion in found] == [0, 128, 128, 128]
     for completion in found:
-        check(model, PREFIX[:130], completion)
+        check(PREFIX[:130], completion)
 
 
 def test_pages_of_finished_requests_are_reused_oldest_first(model: Transformer) -> None:
@@ -141,7 +151,7 @@ def test_guessing_ahead_changes_the_steps_and_not_the_answer(model: Transformer,
         expected, found = plain.generate(prompts, params), guessing.generate(prompts, params)
         assert [completion.token_ids for completion in found] == [completion.token_ids for completion in expected]
         for prompt, completion in zip(prompts, found, strict=True):
-            check(model, prompt, completion)
+            check(prompt, completion)
     engine, steps = Engine(model, speculative_tokens=4), 0
     greedy = Engine(model).generate([[1, 2]], SamplingParams(temperature=0, max_tokens=40))[0].token_ids
     engine.add([1, 2, *greedy, 1, 2], SamplingParams(temperature=0, max_tokens=40))
@@ -170,7 +180,7 @@ def test_log_probabilities_of_the_prompt_and_the_most_likely_tokens(model: Trans
     engine.generate([prompt], SamplingParams(max_tokens=1))  # what it leaves in the prefix cache must not be used
     found = engine.generate([prompt], params)[0]
     with torch.no_grad():
-        scores = model(torch.tensor([prompt + found.token_ids]))[0].log_softmax(-1)
+        scores = REFERENCE(torch.tensor([prompt + found.token_ids]))[0].log_softmax(-1)
     assert [token.token_id for token in found.prompt_logprobs] == prompt[1:]
     assert [token.token_id for token in found.tops] == found.token_ids
     for place, token in enumerate([*found.prompt_logprobs, *found.tops]):

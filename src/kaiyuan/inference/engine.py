@@ -21,6 +21,10 @@ from kaiyuan.errors import KaiyuanError
 from kaiyuan.inference.answering import Answering, wants_only_the_likeliest
 from kaiyuan.inference.blocks import BlockPool
 from kaiyuan.inference.grammar import GrammarCompiler
+from kaiyuan.inference.native.library import available
+from kaiyuan.inference.native.panels import PanelLinear, can_panel, panel_model
+from kaiyuan.inference.native.runner import NativeRunner
+from kaiyuan.inference.native.runner import Unsupported as UnsupportedHere
 from kaiyuan.inference.outputs import Completion, Piece
 from kaiyuan.inference.paged_cache import KVDtype, PagedCache, bytes_per_token, storage_dtype
 from kaiyuan.inference.params import SamplingParams
@@ -95,26 +99,36 @@ class Engine:
         self.pool = BlockPool(pages, PAGE)
         self.scheduler = Scheduler(self.pool, max_num_seqs, max_num_batched_tokens, prefix_cache)
         self.answering = Answering(self.scheduler, speculative_tokens)
-        self.decoder = self._decoder(max_num_seqs, batch_invariant)
         self._batch_invariant = batch_invariant
-        self._runner: Runner | InvariantRunner = Runner(self.model, self.cache)
-        if self.decoder is not None and batch_invariant:
-            self._runner = self.decoder.runner()
+        self._runner: Runner | InvariantRunner | NativeRunner = Runner(self.model, self.cache)
+        self.decoder = self._decoder(max_num_seqs, batch_invariant)
         self._grammars: GrammarCompiler | None = None
         self._numbers = itertools.count()
         self._requests: dict[int, list[Sequence]] = {}
 
-    def _decoder(self, max_num_seqs: int, invariant: bool) -> Decoder | None:
-        """Kernels for steps of one token a sequence, where there are some for this device and model."""
+    def _decoder(self, max_num_seqs: int, invariant: bool) -> Decoder | NativeRunner | None:
+        """What computes steps of one token a sequence, where there is something better than ``Runner`` for this device
+        and model; what computes prompts too takes its place.
+        """
         reason = "it needs a GPU and Triton"
+        if isinstance(self.model.packed_head, PanelLinear) and not invariant:
+            try:
+                self._runner = native = NativeRunner(self.model, self.cache, max_num_seqs, self.context)
+            except UnsupportedHere:
+                return None
+            return native
         if self.model.device.type == "cuda" and importlib.util.find_spec("triton"):
             from kaiyuan.inference.decode_layer import Unsupported
             from kaiyuan.inference.decoding import Decoder
 
             try:
-                return Decoder(self.model, self.cache, max_num_seqs, self.context, invariant=invariant)
+                decoder = Decoder(self.model, self.cache, max_num_seqs, self.context, invariant=invariant)
             except Unsupported as error:
                 reason = f"its kernels do not know {error}"
+            else:
+                if invariant:
+                    self._runner = decoder.runner()
+                return decoder
         if invariant:
             raise KaiyuanError(f"batch_invariant: {reason}")
         return None
@@ -315,5 +329,7 @@ def load(
     model = load_model(folder, dtype=dtype, device=device).eval()
     scheme = quantize or stored_scheme(folder)
     if scheme is not None:
-        return quantize_model(model, scheme), tokenizer
-    return pack_model(model) if can_pack(model) else model, tokenizer
+        quantize_model(model, scheme)
+    if can_panel(model) and available():
+        return panel_model(model), tokenizer
+    return pack_model(model) if scheme is None and can_pack(model) else model, tokenizer
