@@ -1,17 +1,20 @@
 """Tokens per second of generation: our engine against transformers' ``generate``, on the same weights.
 
     python benchmarks/generation.py
-    python benchmarks/generation.py --batches 1 8 32 --prompt 512 --answer 64
+    python benchmarks/generation.py --batches 1 8 32 --prompt 512 --answer 64 --weights bfloat16 int8 int4
 
-The peer is HunYuanMoEV1 with each of its expert implementations; our engine loads the folder that the peer saved.
+The peer is HunYuanMoEV1 with each of its expert implementations; our engine loads the folder that the peer saved, with
+its weights as they are and coded (``--weights``).
 ``prefill`` is the time of a prompt and one token, ``decode`` that of all further tokens. Rounds take turns, so a slow
 minute of the machine hits all, and medians are compared. How many greedy answers of the peers equal ours is shown: all
-of them with ``--dtype float32``; in bfloat16 an untrained model has many near ties.
+of them with ``--dtype float32``; in bfloat16 an untrained model has many near ties. Beside the decoding rate stands
+what memory would allow: the bytes of the weights that one step needs, at the rate at which this machine reads them.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -37,10 +40,13 @@ def make_folder(options: argparse.Namespace, folder: Path) -> None:
     HunYuanMoEV1ForCausalLM(config).to(DTYPES[options.dtype]).save_pretrained(folder)
 
 
-def ours(folder: Path, options: argparse.Namespace) -> Generate:
+def ours(folder: Path, weights: str, options: argparse.Namespace) -> Generate:
     from kaiyuan import Engine, SamplingParams
 
-    engine = Engine(folder, dtype=DTYPES[options.dtype], device=options.device, prefix_cache=False)
+    scheme = None if weights in DTYPES else weights
+    engine = Engine(
+        folder, dtype=DTYPES[options.dtype], device=options.device, quantize=scheme, prefix_cache=False
+    )  # fmt: skip
 
     def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
         params = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
@@ -82,7 +88,9 @@ def seconds(generate: Generate, prompts: list[list[int]], count: int) -> float:
 def measure(contenders: dict[str, Generate], options: argparse.Namespace, batch: int) -> None:
     prompts = prompts_of(options, batch)
     answers = {name: generate(prompts, 8) for name, generate in contenders.items()}
-    same = sum(answers["kaiyuan"][row] == answer[row] for answer in answers.values() for row in range(batch))
+    mine = answers[f"kaiyuan/{options.dtype}"]
+    peers = [name for name in contenders if not name.startswith("kaiyuan")]
+    same = sum(mine[row] == answers[name][row] for name in peers for row in range(batch))
     prefill: dict[str, list[float]] = {name: [] for name in contenders}
     decode: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(options.rounds):
@@ -91,13 +99,41 @@ def measure(contenders: dict[str, Generate], options: argparse.Namespace, batch:
             whole = seconds(generate, prompts, 1 + options.answer)
             prefill[name].append(first)
             decode[name].append(whole - first)
-    print(f"\nbatch {batch}: {same - batch} of {batch * (len(contenders) - 1)} greedy answers of the peers equal ours")
+    print(f"\nbatch {batch}: {same} of {batch * len(peers)} greedy answers of the peers equal ours")
     for title, tokens, times in (("prefill", options.prompt, prefill), ("decode", options.answer, decode)):
         medians = {name: batch * tokens / statistics.median(values) for name, values in times.items()}
-        best = max(value for name, value in medians.items() if name != "kaiyuan")
-        print(f"  {title:8s} ratio to the best peer: {medians['kaiyuan'] / best:.2f}")
+        best = max(medians[name] for name in peers)
+        print(f"  {title}: tokens/s, and the ratio to the best peer")
         for name, value in medians.items():
-            print(f"    {name:24s} {value:10.1f} tokens/s")
+            bound = f"   memory allows {memory_limit(name, options, batch):8.0f}" if title == "decode" else ""
+            print(f"    {name:24s} {value:10.1f} {value / best:8.2f}{bound}")
+
+
+BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4.5}
+
+
+def memory_limit(name: str, options: argparse.Namespace, batch: int) -> float:
+    """Tokens per second if a step did nothing but read, once, the weights that ``batch`` random tokens need."""
+    kind = name.split("/")[1]
+    bits = BITS.get(kind, BITS[options.dtype])
+    experts = 16 * (1 - (1 - 1 / 16) ** batch)
+    hidden, layer_bits = options.hidden, bits
+    attention = hidden * (hidden * 2 + 2 * 2 * hidden // 8)
+    weights = options.layers * (attention + 3 * hidden * options.width * (1 + experts)) * layer_bits
+    weights += options.vocabulary * hidden * BITS[options.dtype]
+    return batch / (weights / 8 / read_rate())
+
+
+@functools.cache
+def read_rate() -> float:
+    """Bytes per second at which memory is read by all cores; a block larger than the caches."""
+    block = torch.ones(2**27, dtype=torch.float32)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        block.sum()
+        times.append(time.perf_counter() - start)
+    return block.nbytes / min(times)
 
 
 def main() -> None:
@@ -109,6 +145,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=list(DTYPES))
+    parser.add_argument("--weights", nargs="*", default=["int8", "int4"], help="ours, beside those in --dtype")
     parser.add_argument("--peers", nargs="*", default=["eager", "grouped_mm"])
     options = parser.parse_args()
     from transformers.utils import logging
@@ -116,7 +153,8 @@ def main() -> None:
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         make_folder(options, Path(folder))
-        contenders = {"kaiyuan": ours(Path(folder), options)}
+        kinds = [options.dtype, *(kind for kind in options.weights if kind != options.dtype)]
+        contenders = {f"kaiyuan/{kind}": ours(Path(folder), kind, options) for kind in kinds}
         contenders |= {f"transformers/{name}": peer(Path(folder), name, options) for name in options.peers}
         for batch in options.batches:
             measure(contenders, options, batch)
