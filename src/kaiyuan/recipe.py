@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from kaiyuan.corpus.filters import QualityRules
+from kaiyuan.corpus.pipeline import CorpusSettings
 from kaiyuan.corpus.sources.spec import Source, as_table
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.model.config import ModelConfig
@@ -55,8 +55,8 @@ class ClusterSection(Settings):
     """Handed to datatrove's executor: time, partition, workers, mem_per_cpu_gb, ..."""
 
 
-class CorpusSection(Settings):
-    """Where text comes from and what is kept of it."""
+class CorpusSection(CorpusSettings):
+    """Where text comes from, and what is kept of it (``CorpusSettings``)."""
 
     demo: bool = True
     """Use the corpus that comes with the package."""
@@ -64,12 +64,9 @@ class CorpusSection(Settings):
     """Sources of one's own: paths, globs, ``hf://`` names, or tables that say more; see docs/sources.md."""
     cluster: ClusterSection | None = None
     """Read on a cluster instead of by processes of this machine."""
-    min_chars: int = Field(default=20, ge=0)
-    languages: list[str] = ["en", "zh"]
-    quality: QualityRules = QualityRules()
-    anonymize: bool = True
-    dedup_threshold: float = Field(default=0.8, gt=0, le=1)
-    held_out_share: Share = Field(default=0.03, ge=0, lt=1)
+    decontaminate: list[str] = []
+    """Evaluation sets that documents must not hold: files (JSON lines, text), or ``problems`` and ``prompts``, the
+    problems held out and the prompts of this recipe."""
     statements: int = Field(default=0, ge=0)
     """Documents of generated, verified statements to add (labels ``arithmetic`` and ``knowledge``)."""
     recalls: int = Field(default=0, ge=0)
@@ -77,6 +74,10 @@ class CorpusSection(Settings):
     recall_chars: list[int] = [600, 2400]
     """Shortest and longest of those, in characters; lengths are spread evenly over the logarithm."""
     workers: int = Field(default=2, ge=1)
+
+    def cleaning(self) -> CorpusSettings:
+        """The settings of cleaning alone."""
+        return CorpusSettings(**{name: getattr(self, name) for name in CorpusSettings.model_fields})
 
 
 class TokenizerSection(Settings):

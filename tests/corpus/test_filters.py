@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from kaiyuan.corpus.filters import QualityRules, read_word_list, rejection
-from kaiyuan.corpus.repetition import WINDOW, repeated_ngram_share, top_ngram_share, windows
 from kaiyuan.corpus.units import han_characters, units
 from kaiyuan.errors import DataError
 
@@ -208,28 +207,3 @@ def test_units() -> None:
     assert units("々〇𠮷かなカナ") == ["々", "〇", "𠮷", "か", "な", "カ", "ナ"]
     assert units("，。！ \n") == []
     assert han_characters("我有2个apple。") == 3
-
-
-def test_repetition_against_hand_counts() -> None:
-    assert top_ngram_share(list("abababcd"), 2) == 6 / 8
-    assert top_ngram_share(list("ababcdef"), 2) == 0.0  # twice is no pattern
-    assert repeated_ngram_share(list("abcabcx"), 3) == 3 / 7
-    assert repeated_ngram_share(list("aaaaaaa"), 2) == 6 / 7  # the second to the last, two at a time
-    assert repeated_ngram_share(list("abcdefg"), 3) == 0.0
-    assert top_ngram_share([], 2) == repeated_ngram_share([], 5) == 0.0
-
-
-def test_windows_span_the_text() -> None:
-    numbers = [str(number) for number in range(10 * WINDOW + 7)]
-    found = list(windows(numbers))
-    assert len(found) == 8
-    assert found[0][0] == "0"
-    assert found[-1][-1] == numbers[-1]
-    assert all(len(window) == WINDOW for window in found)
-    assert list(windows(numbers[:WINDOW])) == [numbers[:WINDOW]]
-
-
-def test_a_long_book_is_not_called_repetitive() -> None:
-    """Every 5-gram of this text occurs before, 3000 units earlier: farther apart than a window."""
-    text = " ".join(f"w{number % 3000:04d}" for number in range(30_000))
-    assert repeated_ngram_share(units(text), 5) == 0.0

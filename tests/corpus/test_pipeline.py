@@ -6,15 +6,19 @@ import random
 from pathlib import Path
 
 import pytest
+import zstandard
+from building import build, prepared
 from pydantic import ValidationError
 
+from kaiyuan.corpus.assemble import assemble
 from kaiyuan.corpus.dedup import shingles
 from kaiyuan.corpus.filters import QualityRules
 from kaiyuan.corpus.normalize import normalize
 from kaiyuan.corpus.pii import anonymize
-from kaiyuan.corpus.pipeline import CorpusSettings, build_corpus
+from kaiyuan.corpus.pipeline import CorpusSettings
 from kaiyuan.corpus.sources import Document, demo_documents, document_id
 from kaiyuan.corpus.split import is_held_out
+from kaiyuan.corpus.work import run_units
 from kaiyuan.files import read_jsonl
 
 NOUNS = [
@@ -56,7 +60,7 @@ def documents() -> list[Document]:
         *good,
         document("Too short."),
         document("Longtemps, je me suis couché de bonne heure. Parfois, mes yeux se fermaient si vite. " * 3, "fr"),
-        document("See the row of it: 2222 | 3333 | 4444 | 5555\n" * 30),
+        document("See the row of it: 2222 | 3333 | 4444 | 5555\n" * 30, label="books"),
         document("import os\n\n\ndef names(path: str) -> list[str]:\n    \"\"\"Names in the folder ``path``.\"\"\"\n"
                  "    return sorted(os.listdir(path))  # the order of the file system is no order\n", "code", "code"),
         document(good[0].text + " Write to baker@example.com or call +1 650-253-0000."),
@@ -70,7 +74,7 @@ def documents() -> list[Document]:
 @pytest.fixture(scope="module")
 def built(documents: list[Document], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("corpus")
-    return out, build_corpus(documents, out, CorpusSettings(held_out_share=0.2))
+    return out, build(documents, out, CorpusSettings(held_out_share=0.2))
 
 
 def rows(out: Path, name: str) -> list[dict]:
@@ -108,7 +112,7 @@ def test_report_counts_what_the_files_hold(built: tuple[Path, dict], documents: 
         assert report["bytes"][split] == sizes
     assert report["bytes"]["read"] == sum(len(doc.text.encode()) for doc in documents)
     assert sum(report["rejected"].values()) == len(rows(out, "rejected"))
-    assert report["pii"] == {"email": 1, "ip": 1}  # those in dropped near-duplicates do not count
+    assert report["pii"] == {"email": 2, "id": 1, "ip": 1, "phone": 2}  # of all that was cleaned
 
 
 def test_what_is_kept_is_normal_anonymous_and_named_by_its_text(built: tuple[Path, dict]) -> None:
@@ -126,7 +130,7 @@ def test_split_is_decided_by_the_text_alone(
     out, _ = built
     assert all(not is_held_out(row["id"], 0.2) for row in rows(out, "train"))
     assert all(is_held_out(row["id"], 0.2) for row in rows(out, "heldout"))
-    build_corpus(reversed(documents[:120]), tmp_path, CorpusSettings(held_out_share=0.2))
+    build(reversed(documents[:120]), tmp_path, CorpusSettings(held_out_share=0.2))
     before = {row["id"] for row in rows(out, "heldout")} & {row["id"] for row in rows(tmp_path, "train")}
     assert not before
 
@@ -136,9 +140,11 @@ def test_no_near_duplicate_of_a_held_out_document_is_trained_on(tmp_path: Path) 
     rng = random.Random(3)
     originals = [english(rng) for _ in range(40)]
     copies = [f"{text} Copy {number}." for number in range(4) for text in originals]
-    report = build_corpus(map(document, originals + copies), tmp_path, CorpusSettings(held_out_share=0.5))
+    report = build(map(document, originals + copies), tmp_path, CorpusSettings(held_out_share=0.5))
     assert report["rejected"] == {"near-duplicate": 160}
-    train, held_out = ([set(shingles(row["text"])) for row in rows(tmp_path, name)] for name in ("train", "heldout"))
+    train, held_out = (
+        [set(shingles(row["text"]).tolist()) for row in rows(tmp_path, name)] for name in ("train", "heldout")
+    )
     assert len(train) > 5
     assert len(held_out) > 5
     assert all(len(a & b) / len(a | b) < 0.8 for a, b in itertools.product(train, held_out))
@@ -146,7 +152,7 @@ def test_no_near_duplicate_of_a_held_out_document_is_trained_on(tmp_path: Path) 
 
 def test_workers_make_no_difference(built: tuple[Path, dict], documents: list[Document], tmp_path: Path) -> None:
     out, report = built
-    assert build_corpus(iter(documents), tmp_path, CorpusSettings(held_out_share=0.2), workers=2) == report
+    assert build(iter(documents), tmp_path, CorpusSettings(held_out_share=0.2), workers=2) == report
     for name in ("train", "heldout", "rejected"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (out / f"{name}.jsonl").read_bytes()
 
@@ -160,13 +166,13 @@ def test_settings_reach_their_stage(tmp_path: Path) -> None:
     documents = [document(text), document(french, "und"), document(text + " Soon.")]
 
     def kept(**settings: object) -> list[str]:
-        build_corpus(documents, tmp_path, CorpusSettings(held_out_share=0.0, **settings))  # type: ignore[arg-type]
+        build(documents, tmp_path, CorpusSettings(held_out_share=0.0, **settings))  # type: ignore[arg-type]
         return [row["text"] for row in rows(tmp_path, "train")]
 
     anonymous = text.replace("baker@example.com", "[EMAIL]")
-    assert kept() == [anonymous]
-    assert kept(anonymize=False) == [text]
-    assert kept(languages=["en", "fr"]) == [anonymous, french]
+    assert kept() == [anonymous + " Soon."]  # the longer one
+    assert kept(anonymize=False) == [text + " Soon."]
+    assert kept(languages=["en", "fr"]) == [french, anonymous + " Soon."]
     assert kept(dedup_threshold=1.0) == [anonymous, anonymous + " Soon."]
     assert kept(min_chars=len(text) + 1) == [anonymous + " Soon."]
     assert kept(quality=QualityRules(min_units=100)) == []
@@ -175,20 +181,20 @@ def test_settings_reach_their_stage(tmp_path: Path) -> None:
 def test_language_is_corrected_when_the_detector_is_sure(tmp_path: Path) -> None:
     rng = random.Random(1)
     sure, unsure = document(english(rng), "zh"), document("12 apples + 30 pears = 42; x = 3, y = 4, z = 5" * 2, "zh")
-    rules = QualityRules(min_letter_share=0.0, min_mean_word_length=0.0)
+    rules = QualityRules(min_letter_share=0.0, min_mean_word_length=0.0, max_repeated_ngram_share=1.0)
     settings = CorpusSettings(held_out_share=0.0, quality=rules, min_language_confidence=0.9)
-    build_corpus([sure, unsure], tmp_path, settings)
+    build([sure, unsure], tmp_path, settings)
     assert [row["language"] for row in rows(tmp_path, "train")] == ["en", "zh"]
 
 
 def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
-    def broken() -> object:
-        yield document(english(random.Random(0)))
-        raise RuntimeError("source gone")
-
-    with pytest.raises(RuntimeError, match="source gone"):
-        build_corpus(broken(), tmp_path, CorpusSettings())  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+    store, units = prepared([document(english(random.Random(0)))], tmp_path / "work", CorpusSettings())
+    run_units(units, store)
+    (documents,) = (tmp_path / "work" / "cleaned").rglob("*.jsonl.zst")
+    documents.write_bytes(zstandard.compress(b""))
+    with pytest.raises(ValueError, match="argument"):
+        assemble(store, units, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_settings_are_strict() -> None:
@@ -202,7 +208,7 @@ def test_settings_are_strict() -> None:
 def test_demo_corpus(tmp_path: Path) -> None:
     """Good, public text: at most a few of its documents may be rejected, and no label lost."""
     documents = list(demo_documents())
-    report = build_corpus(documents, tmp_path, CorpusSettings())
+    report = build(documents, tmp_path, CorpusSettings())
     assert report["documents"]["after deduplication"] >= 0.98 * len(documents)
     assert 0.01 < report["documents"]["heldout"] / len(documents) < 0.06
     labels = {label for sizes in report["bytes"]["train"].values() for label in sizes}

@@ -39,9 +39,11 @@ class UnitStep(PipelineStep):
     name = "kaiyuan units"
     type = "READER"
 
-    def __init__(self, units: Sequence[Unit], folder: Path, *, step: Step | None = None, emit: bool = False) -> None:
+    def __init__(
+        self, units: Sequence[Unit], store: Path | Store, *, step: Step | None = None, emit: bool = False
+    ) -> None:
         super().__init__()
-        self.store = Store(folder.resolve())
+        self.store = Store(store.resolve()) if isinstance(store, Path) else store
         self.step, self.emit = step, emit
         self.units = [unit for unit, counts in self.store.needed(units) if emit or counts is None]
 
@@ -82,7 +84,7 @@ def _trove(document: Document) -> TroveDocument:
     return TroveDocument(text=row.pop("text"), id=row.pop("id"), metadata=row)
 
 
-def executor(kind: str, step: UnitStep, *, tasks: int, folder: Path, **options: Any) -> Any:
+def executor(kind: str, step: PipelineStep, *, tasks: int, folder: Path, **options: Any) -> Any:
     """An executor of datatrove's for ``step`` with ``tasks`` tasks; call its ``run()``.
 
     ``options`` go to the executor as they are (``workers``, ``time``, ``partition``, ``mem_per_cpu_gb``, ...). Its logs
@@ -93,7 +95,7 @@ def executor(kind: str, step: UnitStep, *, tasks: int, folder: Path, **options: 
         raise ConfigError(f"cluster: {kind!r} is no executor; write one of {', '.join(EXECUTORS)}")
     if missing := [name for name in _NEEDED.get(kind, ()) if name not in options]:
         raise ConfigError(f"cluster: {kind} needs {' and '.join(missing)} too")
-    made_for = fingerprint([tasks, [unit.key for unit in step.units]])
+    made_for = fingerprint([tasks, [unit.key for unit in getattr(step, "units", ())]])
     try:
         return _class(kind)(pipeline=[step], tasks=tasks, logging_dir=str(folder / "logs" / made_for), **options)
     except TypeError as error:
@@ -118,17 +120,18 @@ def _class(kind: str) -> Any:
 
 
 def run_on_cluster(
-    units: Sequence[Unit], folder: Path, kind: str, *, tasks: int, step: Step | None = None, **options: Any
+    units: Sequence[Unit], store: Path | Store, kind: str, *, tasks: int, step: Step | None = None, **options: Any
 ) -> None:
-    """Do what is not done of ``units``; returns when all of it is done.
+    """Do what is not done of ``units``; returns when all of it is done. ``store`` may be no more than its folder.
 
     Slurm runs jobs in its own time: there a ``KaiyuanError`` says that they are on their way, and to come again.
     """
-    todo = UnitStep(units, folder, step=step)
+    todo = UnitStep(units, store, step=step)
     if not todo.units:
         return
+    folder = todo.store.folder
     executor(kind, todo, tasks=min(tasks, len(todo.units)), folder=folder, **options).run()
-    left = sum(counts is None for _, counts in Store(folder).needed(units))
+    left = sum(counts is None for _, counts in todo.store.needed(units))
     if left:
         raise KaiyuanError(
             f"{folder}: {left:,} of {len(units):,} units are with the {kind} tasks or have failed (see "

@@ -11,29 +11,29 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from kaiyuan.corpus.repetition import repeated_ngram_share, top_ngram_share
-from kaiyuan.corpus.units import units
+from kaiyuan.corpus.repetition import duplicate_shares, repeated_shares, top_share, windows
+from kaiyuan.corpus.text import SINGLE, Hashes, Places, Text, sample
 from kaiyuan.errors import DataError
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'，。；、）]+")
-_BULLET = re.compile(r"[-*•·●◦▪■◆]\s|[0-9]{1,3}[.)、]\s?")
-_SYMBOL = re.compile(r"#|\.\.\.|…+|[|\\^~<>=_]{2,}|[■□◆◇★☆●○►▼▲※]")
+_SYMBOL = re.compile(r"[#■□◆◇★☆●○►▼▲※]|\.\.\.|…+|[|\\^~<>=_]{2,}")
 _GARBAGE = re.compile("[\ufffd\ue000-\uf8ff\U000f0000-\U0010fffd]|锟斤拷|烫烫烫|屯屯屯")
 _GENERATED = re.compile(r"auto-?generated|generated (?:by|from|code)|do not (?:edit|modify)|自动生成", re.IGNORECASE)
-_BOILERPLATE = re.compile(
-    r"lorem ipsum|enable javascript|javascript is (?:disabled|required|not enabled)|accept (?:all )?cookies"
-    r"|启用\s*javascript|开启\s*javascript|版权所有\s*未经|点击(?:此处|这里)?下载|扫码关注|加微信领取",
-    re.IGNORECASE,
-)
+_PHRASES = (
+    "lorem ipsum", "enable javascript", "javascript is disabled", "javascript is required", "javascript is not enabled",
+    "accept cookies", "accept all cookies", "启用javascript", "启用 javascript", "开启javascript", "开启 javascript",
+    "版权所有 未经", "版权所有，未经", "版权所有未经", "点击下载", "点击此处下载",
+    "点击这里下载", "扫码关注", "加微信领取",
+)  # fmt: skip
 _ENOUGH_UNITS = 100
 """Below it, counts of words say little."""
-_STOP_WORDS = {
+STOP_WORDS = {
     "en": frozenset({"the", "be", "is", "was", "to", "of", "and", "that", "have", "with", "in", "a", "for", "it"}),
     "zh": frozenset("的了是在不有我一这人也而以其之为于与上下来他大中天日无可个对到说"),
 }
@@ -64,7 +64,7 @@ class QualityRules(BaseModel):
     """Units covered by the commonest 2-gram (0.9 and 0.8 of this limit for the 3- and 4-gram), from 100 units on."""
     max_repeated_ngram_share: float = Field(default=0.3, ge=0, le=1)
     """Units in 5-grams that occurred before."""
-    verse_factor: float = Field(default=2.0, ge=1)
+    verse_factor: float = Field(default=2.5, ge=1)
     """What the three limits on repetition are multiplied by for verse: four lines or more, of at most 12 words or 24
     Han characters on average. Refrains, and strophes that change one word in five, are what many poems are made of."""
     max_url_share: float = Field(default=0.2, ge=0, le=1)
@@ -86,35 +86,49 @@ class QualityRules(BaseModel):
     """Letters among the characters of code that are not spaces; below it is data."""
 
 
-@dataclass(frozen=True)
-class View:
-    """A text, taken apart once for all rules."""
+class View(Text):
+    """A text, taken apart once for all rules; of a very long one evenly spaced pieces."""
 
-    text: str
-    language: str
+    def __init__(self, text: str, language: str) -> None:
+        self.original = sample(text)
+        self.language = language
+        self.duplicates: dict[int, float] = {}
+        """Shares of repeated n-grams by size, once they have been asked for."""
+        super().__init__(self.original)
 
     @cached_property
-    def units(self) -> list[str]:
-        return units(self.text)
-
-    @cached_property
-    def lines(self) -> list[str]:
-        """Lines that are not blank, without the spaces around them."""
-        return [line.strip() for line in self.text.split("\n") if line.strip()]
+    def count(self) -> int:
+        """Number of units."""
+        return len(self.starts)
 
     @property
     def is_verse(self) -> bool:
         line = 24 if self.language == "zh" else 12
-        return len(self.lines) >= 4 and len(self.units) <= line * len(self.lines)
+        return len(self.lines) >= 4 and self.count <= line * len(self.lines)
 
     def allowed_repetition(self, limit: float, rules: QualityRules) -> float:
         """``limit``, wider for verse."""
         return limit * rules.verse_factor if self.is_verse else limit
 
     @cached_property
-    def visible(self) -> int:
-        """Number of characters that are not spaces, at least 1."""
-        return max(1, len("".join(self.text.split())))
+    def words(self) -> Places:
+        """Lengths of the units that are words."""
+        return self.lengths[(self.flags[self.starts] & SINGLE) == 0]
+
+    @cached_property
+    def windows(self) -> list[tuple[Hashes, Places]]:
+        """Hashes of the units in windows, with a length of 1 each: here repetition is counted in units."""
+        return windows(self.hashes, np.ones(self.count, dtype=np.int64))
+
+    @cached_property
+    def sorted_hashes(self) -> Hashes:
+        return np.sort(self.hashes)
+
+    def stop_words(self, words: frozenset[str]) -> int:
+        """How many different ones of ``words`` the text holds."""
+        wanted, have = _hashes_of(words), self.sorted_hashes
+        places = np.searchsorted(have, wanted)
+        return int((have[np.minimum(places, len(have) - 1)] == wanted).sum()) if len(have) else 0
 
 
 Rule = Callable[[View, QualityRules], str | None]
@@ -125,8 +139,12 @@ def rejection(text: str, language: str, rules: QualityRules) -> str | None:
 
     ``language`` is "en", "zh", another ISO code (no stop-word rule then), or "code".
     """
-    view = View(text, language)
-    for rule in CODE_RULES if language == "code" else PROSE_RULES:
+    return rejection_of(View(text, language), rules)
+
+
+def rejection_of(view: View, rules: QualityRules) -> str | None:
+    """The same for a text that is taken apart already."""
+    for rule in CODE_RULES if view.language == "code" else PROSE_RULES:
         reason = rule(view, rules)
         if reason is not None:
             return reason
@@ -143,53 +161,55 @@ def read_word_list(path: Path) -> list[str]:
 
 
 def too_short(view: View, rules: QualityRules) -> str | None:
-    if len(view.units) >= rules.min_units:
+    if view.count >= rules.min_units:
         return None
-    return f"too short: {len(view.units)} units, at least {rules.min_units} are wanted"
+    return f"too short: {view.count} units, at least {rules.min_units} are wanted"
 
 
 def garbled(view: View, rules: QualityRules) -> str | None:
-    share = sum(len(match) for match in _GARBAGE.findall(view.text)) / view.visible
+    if view.lower.isascii():
+        return None
+    share = sum(len(match) for match in _GARBAGE.findall(view.lower)) / view.visible
     return _over("garbled", share, rules.max_garbage_share, "of the characters")
 
 
 def word_length(view: View, rules: QualityRules) -> str | None:
-    words = [unit for unit in view.units if unit[0].isascii() or unit[0] < "\u2e80"]
-    if len(words) < rules.min_units or 2 * len(words) < len(view.units):
+    words = view.words
+    if len(words) < rules.min_units or 2 * len(words) < view.count:
         return None
-    mean = sum(map(len, words)) / max(len(words), 1)
+    mean = words.sum() / max(len(words), 1)
     if rules.min_mean_word_length <= mean <= rules.max_mean_word_length:
         return None
     return f"word length: {mean:.1f} letters on average"
 
 
 def symbols(view: View, rules: QualityRules) -> str | None:
-    share = len(_SYMBOL.findall(view.text)) / max(len(view.units), 1)
+    share = len(_SYMBOL.findall(view.lower)) / max(view.count, 1)
     return _over("symbols", share, rules.max_symbol_share, "of the units")
 
 
 def letters(view: View, rules: QualityRules) -> str | None:
-    share = sum(map(str.isalpha, view.text)) / view.visible
+    share = view.letters / view.visible
     if share >= rules.min_letter_share:
         return None
     return f"few letters: {share:.0%} of the characters"
 
 
 def bullets(view: View, rules: QualityRules) -> str | None:
-    share = sum(1 for line in view.lines if _BULLET.match(line)) / max(len(view.lines), 1)
+    share = view.lines.bulleted.sum() / max(len(view.lines), 1)
     return _over("bullets", share, rules.max_bullet_share, "of the lines")
 
 
 def ellipses(view: View, rules: QualityRules) -> str | None:
-    share = sum(1 for line in view.lines if line.endswith(("...", "…"))) / max(len(view.lines), 1)
+    share = view.lines.trailing_off.sum() / max(len(view.lines), 1)
     return _over("ellipses", share, rules.max_ellipsis_share, "of the lines")
 
 
 def stop_words(view: View, rules: QualityRules) -> str | None:
-    wanted = _STOP_WORDS.get(view.language)
-    if wanted is None or len(view.units) < _ENOUGH_UNITS:
+    wanted = STOP_WORDS.get(view.language)
+    if wanted is None or view.count < _ENOUGH_UNITS:
         return None
-    found = len(wanted.intersection(unit.lower() for unit in view.units))
+    found = view.stop_words(wanted)
     if found >= rules.min_stop_words:
         return None
     return f"no running text: {found} different stop words"
@@ -199,17 +219,20 @@ def repeated_lines(view: View, rules: QualityRules) -> str | None:
     limit = view.allowed_repetition(rules.max_repeated_line_share, rules)
     if view.language == "code":
         limit = rules.max_repeated_code_share
-    total = sum(map(len, view.lines))
-    first = sum(map(len, set(view.lines)))
-    return _over("repeated lines", (total - first) / max(total, 1), limit, "of the characters")
+    _, share = duplicate_shares(view.lines.hashes, view.lines.lengths)
+    return _over("repeated lines", share, limit, "of the characters")
 
 
 def common_ngrams(view: View, rules: QualityRules) -> str | None:
-    if len(view.units) < _ENOUGH_UNITS:
+    if view.count < _ENOUGH_UNITS:
         return None
     limit = view.allowed_repetition(rules.max_top_ngram_share, rules)
+    share = 1.0
     for size, factor in ((2, 1.0), (3, 0.9), (4, 0.8)):
-        reason = _over(f"one {size}-gram", top_ngram_share(view.units, size), factor * limit, "of the units")
+        if size > 2 and share * size / (size - 1) <= factor * limit:
+            break  # an n-gram is no commoner than the shorter ones in it
+        share = _mean([top_share(*window, size, least=3) for window in view.windows])
+        reason = _over(f"one {size}-gram", share, factor * limit, "of the units")
         if reason is not None:
             return reason
     return None
@@ -217,44 +240,56 @@ def common_ngrams(view: View, rules: QualityRules) -> str | None:
 
 def repeated_ngrams(view: View, rules: QualityRules) -> str | None:
     limit = view.allowed_repetition(rules.max_repeated_ngram_share, rules)
-    return _over("repeated 5-grams", repeated_ngram_share(view.units, 5), limit, "of the units")
+    share = _mean([next(repeated_shares(*window, range(5, 6))) for window in view.windows])
+    return _over("repeated 5-grams", share, limit, "of the units")
 
 
 def urls(view: View, rules: QualityRules) -> str | None:
-    share = sum(map(len, _URL.findall(view.text))) / view.visible
+    if "http" not in view.lower and "www." not in view.lower:
+        return None
+    share = sum(map(len, _URL.findall(view.lower))) / view.visible
     return _over("URLs", share, rules.max_url_share, "of the characters")
 
 
 def boilerplate(view: View, rules: QualityRules) -> str | None:
-    found = len(_BOILERPLATE.findall(view.text))
-    if 1000 * found <= rules.max_boilerplate_per_1000 * len(view.units):
+    found = sum(map(view.lower.count, _PHRASES))
+    if 1000 * found <= rules.max_boilerplate_per_1000 * view.count:
         return None
-    return f"boilerplate: {found} phrases in {len(view.units)} units"
+    return f"boilerplate: {found} phrases in {view.count} units"
 
 
 def toxicity(view: View, rules: QualityRules) -> str | None:
     if not rules.toxic_words:
         return None
-    found = len(_word_pattern(tuple(rules.toxic_words)).findall(view.text))
-    return _over("toxic words", found / max(len(view.units), 1), rules.max_toxic_share, "of the units")
+    found = len(_word_pattern(tuple(rules.toxic_words)).findall(view.lower))
+    return _over("toxic words", found / max(view.count, 1), rules.max_toxic_share, "of the units")
 
 
 def generated_code(view: View, rules: QualityRules) -> str | None:
-    head = "\n".join(view.lines[:5])
+    head = "\n".join(view.original[:20_000].split("\n")[:8])
     return "generated code: its first lines say so" if _GENERATED.search(head) else None
 
 
 def code_lines(view: View, rules: QualityRules) -> str | None:
-    longest = max(map(len, view.lines), default=0)
+    longest = view.lines.lengths.max(initial=0)
     if longest > rules.max_code_line:
         return f"long code lines: {longest} characters in one"
-    mean = sum(map(len, view.lines)) / max(len(view.lines), 1)
+    mean = view.lines.lengths.sum() / max(len(view.lines), 1)
     return f"long code lines: {mean:.0f} characters on average" if mean > rules.max_mean_code_line else None
 
 
 def code_letters(view: View, rules: QualityRules) -> str | None:
-    share = sum(map(str.isalpha, view.text)) / view.visible
+    share = view.letters / view.visible
     return f"data, not code: {share:.0%} letters" if share < rules.min_code_letter_share else None
+
+
+def _mean(shares: list[float]) -> float:
+    return sum(shares) / max(len(shares), 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _hashes_of(words: frozenset[str]) -> Hashes:
+    return Text(" ".join(sorted(words))).hashes
 
 
 def _over(name: str, share: float, limit: float, what: str) -> str | None:

@@ -1,55 +1,97 @@
-"""How much of a text repeats itself, measured on windows so that the answer does not depend on its length.
+"""How much of a text repeats itself: duplicate lines and paragraphs, the commonest n-gram, repeated n-grams.
 
-A book repeats every name and turn of phrase in the end; counted over the whole of it, Gopher's shares would call any
-long text spam. Windows of 2000 units, at most eight evenly spaced ones, keep them comparable and cheap.
+The measures are those of Gopher (Rae et al. 2021, appendix A.1.1, table A1). Shares of n-grams are of the characters
+inside units, so spaces and punctuation count on neither side.
+
+A book repeats every name and turn of phrase in the end; counted over the whole of it, the shares would call any long
+text spam. So n-grams are counted in windows, at most eight evenly spaced ones, and their shares averaged.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaiyuan.corpus.text import Hashes, Places, ngrams
 
 WINDOW, MAX_WINDOWS = 2000, 8
 
 
-def top_ngram_share(units: Sequence[str], size: int) -> float:
-    """Share of the units that the commonest ``size``-gram covers; 0 unless it occurs three times or more."""
-    shares = [_top(window, size) for window in windows(units)]
-    return sum(shares) / max(len(shares), 1)
+def duplicate_shares(hashes: Hashes, lengths: Places) -> tuple[float, float]:
+    """Share of the pieces that occurred before, and their share of the characters of all pieces."""
+    again = occurred_before(hashes)
+    return again.sum() / max(len(hashes), 1), lengths[again].sum() / max(lengths.sum(), 1)
 
 
-def repeated_ngram_share(units: Sequence[str], size: int) -> float:
-    """Share of the units in ``size``-grams that occurred before in the window; no unit counts twice."""
-    shares = [_repeated(window, size) for window in windows(units)]
-    return sum(shares) / max(len(shares), 1)
+def top_share(hashes: Hashes, lengths: Places, size: int, least: int = 2) -> float:
+    """Share of the characters that the commonest ``size``-gram covers, all its occurrences counted.
+
+    0 if it occurs fewer than ``least`` times. Of several that are equally common the longest counts.
+    """
+    grams = ngrams(hashes, size)
+    ordered = np.sort(grams)
+    ends = np.flatnonzero(np.concatenate((ordered[1:] != ordered[:-1], [True])))
+    counts = np.diff(ends, prepend=-1)
+    most = int(counts.max(initial=0))
+    if most < least:
+        return 0.0
+    commonest = ordered[ends[counts == most]]
+    places = np.flatnonzero(grams == commonest[0] if len(commonest) == 1 else np.isin(grams, commonest))
+    return float(most * _spans(lengths, places, size).max() / lengths.sum())
 
 
-def windows(units: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Windows of at most ``WINDOW`` units, evenly spaced from the first unit to the last."""
-    if len(units) <= WINDOW:
-        yield units
-        return
-    count = min(MAX_WINDOWS, -(-len(units) // WINDOW))
-    for index in range(count):
-        start = index * (len(units) - WINDOW) // (count - 1)
-        yield units[start : start + WINDOW]
+def repeated_shares(hashes: Hashes, lengths: Places, sizes: range) -> Iterator[float]:
+    """For each size the share of the characters in n-grams that occurred before; no character counts twice.
+
+    A longer n-gram can be repeated only where a shorter one is, so places that are out stay out.
+    """
+    total = max(int(lengths.sum()), 1)
+    places: Places | None = None
+    for size in sizes:
+        grams = ngrams(hashes, size)
+        places = np.arange(len(grams)) if places is None else places[places < len(grams)]
+        repeated, later = _shared(grams[places])
+        covered = np.zeros(len(hashes) + 1, dtype=np.int64)
+        covered[places[later]] += 1
+        covered[places[later] + size] -= 1
+        places = places[repeated]
+        yield int(lengths[np.cumsum(covered[:-1]) > 0].sum()) / total
 
 
-def _top(units: Sequence[str], size: int) -> float:
-    counts = Counter(zip(*(units[shift:] for shift in range(size)), strict=False))
-    most = max(counts.values(), default=0)
-    return size * most / len(units) if most >= 3 else 0.0
+def windows(hashes: Hashes, lengths: Places, size: int = WINDOW) -> list[tuple[Hashes, Places]]:
+    """Hashes and lengths in windows of at most ``size`` units, evenly spaced from the first unit to the last."""
+    if len(hashes) <= size:
+        return [(hashes, lengths)]
+    count = min(MAX_WINDOWS, -(-len(hashes) // size))
+    starts = [index * (len(hashes) - size) // (count - 1) for index in range(count)]
+    return [(hashes[start : start + size], lengths[start : start + size]) for start in starts]
 
 
-def _repeated(units: Sequence[str], size: int) -> float:
-    seen: set[tuple[str, ...]] = set()
-    covered = index = 0
-    while index + size <= len(units):
-        ngram = tuple(units[index : index + size])
-        if ngram in seen:
-            covered += size
-            index += size
-        else:
-            seen.add(ngram)
-            index += 1
-    return covered / max(len(units), 1)
+def occurred_before(hashes: Hashes) -> NDArray[np.bool_]:
+    """Which of the values occurred before in the same array."""
+    order = np.argsort(hashes, kind="stable")
+    again = np.zeros(len(hashes), dtype=bool)
+    again[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    return again
+
+
+def _shared(values: Hashes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which values occur more than once, and which of these not for the first time."""
+    ordered = np.sort(values)
+    if not np.any(ordered[1:] == ordered[:-1]):
+        return np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    same = ordered[1:] == ordered[:-1]
+    repeated, later = np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
+    later[order[1:][same]] = True
+    repeated[order[:-1][same]] = True
+    return repeated | later, later
+
+
+def _spans(lengths: Places, places: Places, size: int) -> Places:
+    sums = np.concatenate(([0], np.cumsum(lengths)))
+    found: Places = sums[places + size] - sums[places]
+    return found

@@ -1,21 +1,25 @@
-"""The corpus stage: sources read as units of work, through the pipeline, plus generated documents."""
+"""The corpus stage: sources read and cleaned as units of work, duplicates out, plus generated documents."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from kaiyuan.corpus.pipeline import TRAIN, CorpusSettings, build_corpus
-from kaiyuan.corpus.sources import Document, demo_documents, demo_sources, document_id
-from kaiyuan.corpus.work import Store, Unit, plan, run_units
+from kaiyuan.corpus.assemble import assemble
+from kaiyuan.corpus.cleaning import CleaningUnit, CleanStore
+from kaiyuan.corpus.decontaminate import Contamination, read_items
+from kaiyuan.corpus.pipeline import TRAIN
+from kaiyuan.corpus.sources import Document, Source, document_id
+from kaiyuan.corpus.sources.demo import PATH
+from kaiyuan.corpus.text import Places
+from kaiyuan.corpus.work import Counts, Store, Unit, plan, run_units
 from kaiyuan.errors import DataError
 from kaiyuan.files import read_jsonl, write_json, write_jsonl
 from kaiyuan.progress import say
-from kaiyuan.recipe import CorpusSection
+from kaiyuan.recipe import CorpusSection, Recipe
 from kaiyuan.synthesis.statements import recall_document, statement_documents
 
 if TYPE_CHECKING:
@@ -24,23 +28,24 @@ if TYPE_CHECKING:
 GENERATED, DEAD = "generated.jsonl", "dead.jsonl"
 UNITS = "corpus.units"
 """Folder of the run where what was read is kept: other settings of cleaning need not read it again."""
+CLEANED = "corpus.cleaned"
+"""Folder of the run where what was cleaned is kept: other settings of deduplication need not clean it again."""
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl, generated.jsonl and dead.jsonl (what could not be read).
 
-    Returns the pipeline's counts, and under ``sources`` what became of the records of each source.
+    Returns the report of ``assemble``, and under ``sources`` what became of the records of each source.
     """
     section, seed = context.recipe.corpus, context.recipe.run.seed
-    if not section.demo and not section.files:
-        raise DataError("the recipe names no text: set corpus.demo = true or corpus.files = [...]")
-    store = Store(context.run / UNITS)
-    units, read = _read(context, store)
-    documents = itertools.chain(demo_documents() if section.demo else (), store.documents(units))
-    total = sum(counts["documents"] for counts in read.values())
-    total += sum(source.documents for source in demo_sources()) if section.demo else 0
-    report = build_corpus(documents, context.folder, _settings(section), workers=section.workers, total=total)
-    report["sources"] = read
+    read_store = Store((context.run / UNITS).resolve())
+    read, counts = _read(context, read_store)
+    store = CleanStore((context.run / CLEANED).resolve(), read_store, section.cleaning(), _contamination(context))
+    units = store.units(read)
+    _do(context, units, store, "cleaning")
+    report = assemble(store, units, context.folder, groups=_groups(section, store, units))
+    report["sources"] = counts
+    store.prune(units)
     held_out_share = context.recipe.synthesis.held_out_share
     generated = [
         *statement_documents(section.statements, seed, held_out_share),
@@ -55,34 +60,65 @@ def run(context: StageContext) -> dict[str, Any]:
     return report
 
 
-def _read(context: StageContext, store: Store) -> tuple[list[Unit], dict[str, dict[str, Any]]]:
-    """Read what the recipe's ``files`` name, here or on its cluster; units, and counts by source."""
+def sources_of(section: CorpusSection) -> list[Source]:
+    """What the recipe reads; the demo corpus is a source like the others."""
+    if not section.demo and not section.files:
+        raise DataError("the recipe names no text: set corpus.demo = true or corpus.files = [...]")
+    return [*([Source(path=PATH, format="demo")] if section.demo else ()), *section.files]
+
+
+def _do(context: StageContext, units: Sequence[Unit], store: Store, label: str) -> dict[int, Counts]:
+    """Do units here or on the recipe's cluster; returns counts by source."""
     section = context.recipe.corpus
-    sources, cluster = section.files, section.cluster
-    units = plan(sources)
-    if cluster is not None:
+    if section.cluster is not None:
         from kaiyuan.corpus.cluster import run_on_cluster
 
-        run_on_cluster(units, store.folder, cluster.executor, tasks=cluster.tasks, **cluster.options)
-    if not units:
-        return [], {}
-    totals = run_units(units, store, workers=section.workers)
+        cluster = section.cluster
+        run_on_cluster(units, store, cluster.executor, tasks=cluster.tasks, **cluster.options)
+    return run_units(units, store, workers=section.workers, label=label).counts if units else {}
+
+
+def _read(context: StageContext, store: Store) -> tuple[list[Unit], dict[str, dict[str, Any]]]:
+    """Read what the recipe names; units, and counts by source."""
+    sources = sources_of(context.recipe.corpus)
+    units = plan(sources)
+    counts = _do(context, units, store, "sources")
     count = store.write_dead(units, context.folder / DEAD)
     if count:
         say(f"corpus: {count:,} records were not read; {DEAD} says which and why")
     store.prune(units)
-    return units, {sources[origin].path: counts.report() for origin, counts in totals.counts.items()}
+    return units, {sources[origin].path: counted.report() for origin, counted in counts.items()}
 
 
-def _settings(section: CorpusSection) -> CorpusSettings:
-    return CorpusSettings(
-        min_chars=section.min_chars,
-        languages=section.languages,
-        quality=section.quality,
-        anonymize=section.anonymize,
-        dedup_threshold=section.dedup_threshold,
-        held_out_share=section.held_out_share,
-    )
+def _contamination(context: StageContext) -> Path | None:
+    """The index of the evaluation sets that the recipe names, written into the run's folder."""
+    named = context.recipe.corpus.decontaminate
+    if not named:
+        return None
+    index = Contamination.of({name: evaluation_items(name, context.recipe) for name in named})
+    path = (context.run / CLEANED).resolve() / "evaluation.npz"
+    index.save(path)
+    return path
+
+
+def evaluation_items(name: str, recipe: Recipe) -> list[str]:
+    """The items of an evaluation set: ``problems`` and ``prompts`` are the run's own, any other name is a file."""
+    if name == "problems":
+        from kaiyuan.synthesis.stage import split_problems
+
+        return [problem.prompt for problem in split_problems(recipe.synthesis, recipe.run.seed)[1]]
+    if name == "prompts":
+        return list(recipe.evaluation.prompts)
+    return list(read_items(Path(name)))
+
+
+def _groups(section: CorpusSection, store: CleanStore, units: list[CleaningUnit]) -> Iterable[Places] | None:
+    """On a cluster the documents to compare are found there, by datatrove's MinHash stages."""
+    if section.cluster is None:
+        return None
+    from kaiyuan.corpus.dedup.trove import groups_on_cluster
+
+    return groups_on_cluster(store, units, section.cluster.executor, **section.cluster.options)
 
 
 def training_documents(folder: Path) -> Iterator[Document]:

@@ -12,8 +12,8 @@ HAN = "々〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 """Inside of a regular expression's character class that matches Han characters."""
 KANA = "\u3041-\u3096\u30a1-\u30fa"
 HANGUL = "\u1100-\u11ff\uac00-\ud7a3"
-_WORD = "0-9A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u2c00-\u2dff\ua640-\ud7a3"
-_UNIT = re.compile(f"[{HAN}{KANA}]|[{_WORD}]+(?:['’][{_WORD}]+)*")
+WORD = "0-9A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u2c00-\u2dff\ua640-\ud7a3"
+_UNIT = re.compile(f"[{HAN}{KANA}]|[{WORD}]+(?:['’][{WORD}]+)*")
 _HAN = re.compile(f"[{HAN}]")
 
 

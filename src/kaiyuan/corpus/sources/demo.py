@@ -12,9 +12,15 @@ import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
-from kaiyuan.corpus.sources.document import Document, document_id
+from kaiyuan.corpus.sources.document import Document, Item, document_id
+from kaiyuan.corpus.sources.parts import Part
+from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.errors import DataError
+
+PATH = "demo:"
+"""What names the demo corpus as the path of a source."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,36 @@ def demo_sources() -> list[SourceInfo]:
 def demo_documents() -> Iterator[Document]:
     """All documents of the demo corpus; a ``DataError`` if a file is missing or not as it was shipped."""
     for source in demo_sources():
-        for number, line in enumerate(io.BytesIO(lzma.decompress(_demo_file(source))), 1):
-            row = json.loads(line)
-            yield Document(
-                document_id(row["text"]),
-                row["text"],
-                source.name,
-                source.language,
-                source.label,
-                row["title"],
-                place=f"{source.file}:{number}",
-                licence=source.licence,
-            )
+        yield from _documents(source)
+
+
+def find() -> Iterator[Part]:
+    """The files of the demo corpus as parts of a source, each a unit of work of its own."""
+    for source in demo_sources():
+        path = Path(str(files("kaiyuan.corpus").joinpath("data", source.file)))
+        yield Part(path, source.file, size=source.bytes, start=0, stop=source.bytes)
+
+
+def read(part: Part, source: Source) -> Iterator[Item]:
+    """The documents of one file; they carry the name, licence and label of their own source."""
+    for info in demo_sources():
+        if info.file == part.name:
+            yield from _documents(info)
+
+
+def _documents(source: SourceInfo) -> Iterator[Document]:
+    for number, line in enumerate(io.BytesIO(lzma.decompress(_demo_file(source))), 1):
+        row = json.loads(line)
+        yield Document(
+            document_id(row["text"]),
+            row["text"],
+            source.name,
+            source.language,
+            source.label,
+            row["title"],
+            place=f"{source.file}:{number}",
+            licence=source.licence,
+        )
 
 
 def _demo_file(source: SourceInfo) -> bytes:

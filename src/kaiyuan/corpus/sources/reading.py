@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from kaiyuan.corpus.sources import demo
 from kaiyuan.corpus.sources.document import Dead, Document, Item
 from kaiyuan.corpus.sources.parts import Found, Part, find
 from kaiyuan.corpus.sources.spec import Source
@@ -13,7 +14,7 @@ from kaiyuan.errors import DataError
 
 _READERS = {
     "text": "text", "markdown": "text", "html": "text", "jsonl": "jsonl", "parquet": "parquet", "warc": "warc",
-    "code": "code", "epub": "epub", "pdf": "pdf", "hf": "hub",
+    "code": "code", "epub": "epub", "pdf": "pdf", "hf": "hub", "demo": "demo",
 }  # fmt: skip
 
 
@@ -24,6 +25,9 @@ def find_parts(source: Source) -> Iterator[Found]:
 
         for part in hub.find(source):
             yield part, "hf"
+    elif source.path == demo.PATH:
+        for part in demo.find():
+            yield part, "demo"
     else:
         yield from find(source)
 

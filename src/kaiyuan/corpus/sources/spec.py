@@ -11,7 +11,7 @@ from kaiyuan.corpus.sources.document import Dead, Document, Item, document_id, s
 from kaiyuan.errors import DataError
 from kaiyuan.settings import Settings
 
-Format = Literal["auto", "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "epub", "pdf", "hf"]
+Format = Literal["auto", "text", "markdown", "html", "jsonl", "parquet", "warc", "code", "epub", "pdf", "hf", "demo"]
 MEBIBYTE = 2**20
 LARGEST = {"code": MEBIBYTE, "epub": 256 * MEBIBYTE, "pdf": 256 * MEBIBYTE}
 """Largest record (a file of code, a line, a page, a book) in bytes by format; 64 MiB for the others."""

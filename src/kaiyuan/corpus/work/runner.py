@@ -16,7 +16,9 @@ from kaiyuan.errors import DataError, KaiyuanError
 from kaiyuan.progress import Progress, quantity, say, size
 
 
-def run_units(units: Sequence[Unit], store: Store, *, workers: int = 1, step: Step | None = None) -> Totals:
+def run_units(
+    units: Sequence[Unit], store: Store, *, workers: int = 1, step: Step | None = None, label: str = "sources"
+) -> Totals:
     """Do every unit that is not done, with ``workers`` processes; returns the counts of all that are needed.
 
     ``step`` follows the readers within each unit; it must be picklable, and its fingerprint part of the units' keys.
@@ -25,12 +27,14 @@ def run_units(units: Sequence[Unit], store: Store, *, workers: int = 1, step: St
     live = _Live(units, store)
     if live.todo:
         # Without a total in bytes (datasets of the hub do not say) progress is counted in units.
-        with Progress("sources", live.total, "B" if live.in_bytes else "unit", done=live.finished) as progress:
+        kind = ("document" if label != "sources" else "B") if live.in_bytes else "unit"
+        with Progress(label, live.total, kind, done=live.finished) as progress:
             live.progress = progress
             with _workers(min(workers, len(live.todo)), store, step) as team:
                 team.run(live.next, live.tick, live.done)
     totals = _final(units, store)
-    say(summary(totals))
+    if label == "sources":
+        say(summary(totals))
     return totals
 
 

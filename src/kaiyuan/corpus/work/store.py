@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from kaiyuan.corpus.sources.document import Dead, Document, Item
+from kaiyuan.corpus.sources.jsonl import parser
 from kaiyuan.corpus.sources.reading import read_part
 from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.corpus.sources.streams import open_stream
@@ -123,7 +124,7 @@ class Store:
         folder = self._path(unit.key, "").parent
         folder.mkdir(parents=True, exist_ok=True)
         counts, names = Counts(), (f"{unit.key}.jsonl{self.ending}", f"{unit.key}.dead.jsonl")
-        with _Pair(folder, names, bool(self.ending)) as pair:
+        with Files(folder, names, bool(self.ending)) as pair:
             shown = time.monotonic()
             for item in _items(unit, step):
                 if isinstance(item, Document):
@@ -140,15 +141,24 @@ class Store:
         write_json(folder / f"{unit.key}.json", mark)
         return counts
 
-    def rows(self, unit: Unit) -> Iterator[dict[str, Any]]:
-        """Documents of a finished unit, as rows."""
+    def lines(self, key: str) -> Iterator[bytes]:
+        """Documents of a finished unit, as lines of JSON."""
         for ending in ("", ".zst"):
-            path = self._path(unit.key, f".jsonl{ending}")
+            path = self._path(key, f".jsonl{ending}")
             if path.exists():
                 with open_stream(path) as stream:
-                    yield from map(json.loads, stream)
+                    yield from stream
                 return
-        raise DataError(f"{self.folder}: unit {unit.key} is gone; run again")
+        raise DataError(f"{self.folder}: unit {key} is gone; run again")
+
+    def rows(self, unit: Unit) -> Iterator[dict[str, Any]]:
+        """Documents of a finished unit, as rows."""
+        return map(parser(), self.lines(unit.key))
+
+    def documents_from(self, key: str, first: int) -> Iterator[Document]:
+        """The documents of a finished unit, without the first ``first`` ones."""
+        parse = parser()
+        return (Document(**parse(line)) for line in islice(self.lines(key), first, None))
 
     def dead(self, unit: Unit) -> Iterator[bytes]:
         """Lines of JSON about the dead records of a finished unit."""
@@ -189,7 +199,7 @@ class Store:
     def write_dead(self, units: Sequence[Unit], path: Path) -> int:
         """All dead records of finished units, in their order, into one file; returns how many lines it has."""
         count = 0
-        with _Pair(path.parent, (path.name,), False) as pair:
+        with Files(path.parent, (path.name,), False) as pair:
             for unit in self._finished(units):
                 for line in self.dead(unit):
                     pair.streams[0].write(line)
@@ -227,8 +237,11 @@ def _items(unit: Unit, step: Step | None) -> Iterator[Item]:
             return
 
 
-class _Pair:
-    """Files written side by side under names that no other process uses; ``finish`` gives them their own."""
+class Files:
+    """Files written side by side under names that no other process uses; ``finish`` gives them their own.
+
+    The first is compressed if ``compress`` says so.
+    """
 
     def __init__(self, folder: Path, names: tuple[str, ...], compress: bool) -> None:
         self.targets = [folder / name for name in names]
@@ -237,7 +250,7 @@ class _Pair:
         self.streams: list[BinaryIO] = []
         self.compress = compress
 
-    def __enter__(self) -> _Pair:
+    def __enter__(self) -> Files:
         for number, path in enumerate(self.paths):
             file = self.stack.enter_context(path.open("wb"))
             packed = self.compress and number == 0
