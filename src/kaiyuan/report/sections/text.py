@@ -8,7 +8,8 @@ from kaiyuan.report.sections.layout import Data, absent, language, section
 
 _PASSED = {
     "read": "read", "after language": "after language", "after quality": "after quality",
-    "after decontamination": "after decontamination", "after deduplication": "after deduplication", "train": "to train on", "heldout": "held out",
+    "after decontamination": "after decontamination", "after deduplication": "after deduplication",
+    "train": "to train on", "heldout": "held out",
 }  # fmt: skip
 
 
