@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from tiny_models import TINY, build
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from kaiyuan.model.attention import Attention, Context, KeyValue, attend, document_mask, document_positions
+from kaiyuan.model import causal_attention as blockwise
+from kaiyuan.model.attention import Attention, Context, Documents, KeyValue, attend, document_mask, document_positions
 from kaiyuan.model.causal_attention import causal_attention
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.norm import rms_norm_reference
@@ -81,13 +84,16 @@ def test_blocks_of_queries_equal_pytorchs_kernel(length: int, heads: int, kv_hea
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("length", [7, 128, 300])
-def test_blocks_of_queries_keep_documents_apart(length: int) -> None:
+def test_blocks_of_queries_keep_documents_apart(length: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With probabilities kept for the backward pass, and computed again there."""
+    monkeypatch.setattr(blockwise, "KEPT", 512 if kept else 0)
     q = random(2, 4, length, 8).requires_grad_()
     k, v = (random(2, 2, length, 8, seed=seed).requires_grad_() for seed in (1, 2))
     starts = torch.rand(2, length, generator=torch.Generator().manual_seed(4)) < 0.05
     mask = document_mask(starts.cumsum(1))
-    found = causal_attention(q, k, v, mask.squeeze(1))
+    found = causal_attention(q, k, v, starts.cumsum(1))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     upstream = random(2, 4, length, 8, seed=3)
@@ -206,3 +212,24 @@ def test_only_producers_have_keys_and_values(factor: int) -> None:
     config: ModelConfig = TINY.replace(cla_share_factor=factor)
     owners = [i for i, block in enumerate(Transformer(config).layers) if hasattr(block.attention, "k_proj")]
     assert owners == list(range(0, 4, factor))
+
+
+def test_no_tensor_of_a_training_step_grows_with_the_square_of_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed documents, forwards and backwards: at most a block of queries meets all keys."""
+    monkeypatch.setattr(blockwise, "KEPT", 0)
+    length = 640
+    q = random(1, 2, length, 8).requires_grad_()
+    shared = KeyValue(random(1, 1, length, 8, seed=1), random(1, 1, length, 8, seed=2))
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = function(*args, **kwargs or {})
+            largest = max([largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))])
+            return out
+
+    numbers = (torch.arange(length) // 100)[None]
+    with Watch():
+        attend(q, shared, None, documents=Documents.of(numbers)).sum().backward()
+    assert 2 * blockwise.BLOCK * length <= largest < length * length

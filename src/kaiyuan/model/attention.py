@@ -11,6 +11,7 @@ Shapes: B batch, T queries, S keys, D hidden size, H query heads, G key/value he
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -39,17 +40,37 @@ class Cache(Protocol):
         ...
 
 
+class Documents(NamedTuple):
+    """The documents packed in the rows of a batch."""
+
+    ids_BT: Tensor
+    """int64; grows by any amount where a document starts."""
+    bounds: Tensor
+    """int32; where each document starts in the batch read row by row, and the end. On a GPU only (else empty)."""
+    longest: int
+
+    @classmethod
+    def of(cls, ids_BT: Tensor) -> Documents:
+        """Reads the bounds back from a GPU, once for all layers: the one thing there that waits for the device."""
+        if not ids_BT.is_cuda:
+            return cls(ids_BT, ids_BT.new_empty(0, dtype=torch.int32), ids_BT.shape[1])
+        bounds = F.pad(_starts(ids_BT).flatten().nonzero().squeeze(1), (0, 1), value=ids_BT.numel())
+        return cls(ids_BT, bounds.int(), int(bounds.diff().max()))
+
+
 class Context(NamedTuple):
     """What all layers of one forward pass share."""
 
     cos: Tensor
     sin: Tensor
     mask: Tensor | None
-    """Boolean (B, 1, T, S), true where a query may look; None for plain causal attention."""
+    """Boolean (B, 1, T, S), true where a query may look; None for causal attention."""
     cache: Cache | None = None
     dropout: float = 0.0
     attend: Callable[[int, Tensor], Tensor] | None = None
     """Replaces attention where the cache's keys are not one tensor: ``attend(producer, q_BHTd)`` gives (B, H, T, d)."""
+    documents: Documents | None = None
+    """Documents packed in the rows, none of which sees another; takes the place of a mask."""
 
 
 class Attention(nn.Module):
@@ -76,7 +97,8 @@ class Attention(nn.Module):
         if context.attend is not None:
             out_BHTd = context.attend(self.producer, q_BHTd)
         else:
-            out_BHTd = attend(q_BHTd, shared, context.mask, context.dropout if self.training else 0.0)
+            dropout = context.dropout if self.training else 0.0
+            out_BHTd = attend(q_BHTd, shared, context.mask, dropout, context.documents)
         return self.o_proj(out_BHTd.transpose(1, 2).flatten(2)), shared
 
     def _query(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -97,26 +119,52 @@ class Attention(nn.Module):
         return new if context.cache is None else KeyValue(*context.cache.extend(self.producer, *new))
 
 
-def attend(q_BHTd: Tensor, shared: KeyValue, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention (B, H, T, d) over shared keys and values; causal if there is no ``mask``.
-
-    Where gradients are asked for, a mask is one of documents: causal, and every query sees itself.
+def attend(
+    q_BHTd: Tensor, shared: KeyValue, mask: Tensor | None, dropout: float = 0.0, documents: Documents | None = None
+) -> Tensor:
+    """Scaled dot-product attention (B, H, T, d) over shared keys and values: causal if there is no ``mask``, and within
+    ``documents`` if they are given.
     """
-    whole = shared.k_BGSd.shape[2] == q_BHTd.shape[2]
-    if whole and dropout == 0 and q_BHTd.requires_grad and q_BHTd.device.type == "cpu":
-        return causal_attention(q_BHTd, *shared, None if mask is None else mask.squeeze(1))
-    return F.scaled_dot_product_attention(
-        q_BHTd,
-        *shared,
-        attn_mask=mask,
-        is_causal=mask is None,
-        dropout_p=dropout,
-        enable_gqa=q_BHTd.shape[1] != shared.k_BGSd.shape[1],
-    )
+    if mask is None and q_BHTd.device.type == "cpu" and dropout == 0:
+        whole = shared.k_BGSd.shape[2] == q_BHTd.shape[2]
+        if documents is not None or (whole and q_BHTd.requires_grad):
+            return causal_attention(q_BHTd, *shared, None if documents is None else documents.ids_BT)
+    if documents is not None:
+        if q_BHTd.is_cuda and q_BHTd.dtype in (torch.bfloat16, torch.float16):
+            return packed_attention(q_BHTd, *shared, documents, dropout)
+        mask = document_mask(documents.ids_BT)
+    with _backends(q_BHTd, mask):
+        return F.scaled_dot_product_attention(
+            q_BHTd,
+            *shared,
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=dropout,
+            enable_gqa=q_BHTd.shape[1] != shared.k_BGSd.shape[1],
+        )
+
+
+def _backends(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
+    """In training on a GPU cuDNN's kernels first: forwards and backwards they are faster than PyTorch's own."""
+    if not (q.is_cuda and q.requires_grad and mask is None and q.dtype in (torch.bfloat16, torch.float16)):
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(order, set_priority=True)
+
+
+def packed_attention(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, documents: Documents, dropout: float) -> Tensor:
+    """Causal attention within documents, on a GPU: flash attention over sequences of different lengths."""
+    batch, _, length, _ = q_BHTd.shape
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTd, k_BGTd, v_BGTd))
+    bounds, longest = documents.bounds, documents.longest
+    out = torch.ops.aten._flash_attention_forward(q, k, v, bounds, bounds, longest, longest, dropout, True, False)[0]
+    return out.unflatten(0, (batch, length)).transpose(1, 2)
 
 
 def document_mask(document_ids_BT: Tensor) -> Tensor:
-    """Boolean (B, 1, T, T): a token sees itself and earlier tokens of its own document."""
+    """Boolean (B, 1, T, T): a token sees itself and earlier tokens of its own document. Quadratic: the reference."""
     same = document_ids_BT[:, None, :, None] == document_ids_BT[:, None, None, :]
     length = document_ids_BT.shape[1]
     return same & torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
@@ -126,6 +174,11 @@ def document_positions(document_ids_BT: Tensor) -> Tensor:
     """int64 (B, T): each token's place within its own document, counting from 0."""
     length = document_ids_BT.shape[1]
     places = torch.arange(length, device=document_ids_BT.device).expand_as(document_ids_BT)
+    return places - torch.where(_starts(document_ids_BT), places, 0).cummax(dim=1).values
+
+
+def _starts(document_ids_BT: Tensor) -> Tensor:
+    """bool (B, T): the first token of every document, and of every row."""
     starts = torch.ones_like(document_ids_BT, dtype=torch.bool)
     starts[:, 1:] = document_ids_BT[:, 1:] != document_ids_BT[:, :-1]
-    return places - torch.where(starts, places, 0).cummax(dim=1).values
+    return starts

@@ -1,10 +1,11 @@
 """SwiGLU feed-forward layers: the shared expert, and the specialised experts computed group by group.
 
 Tokens are sorted by expert, so every expert multiplies one contiguous block. On a GPU one grouped GEMM runs all
-experts; on a CPU, where a grouped GEMM is no faster, a loop over experts does, as an autograd function of its own:
-automatic differentiation of ``weight[e]`` would fill a gradient as large as *all* experts for each expert (measured:
-3 to 10 times the cost of the whole layer). Experts so small that calling their products costs more than computing
-them are padded to equally many rows and computed as one batch.
+experts, with one Triton kernel between each two products (``kaiyuan.model.kernels.feed_forward``). On a CPU, where a
+grouped GEMM is no faster, a loop over experts does, as an autograd function of its own: automatic differentiation of
+``weight[e]`` would fill a gradient as large as *all* experts for each expert (measured: 3 to 10 times the cost of the
+whole layer). Experts so small that calling their products costs more than computing them are padded to equally many
+rows and computed as one batch.
 
 Shapes: T tokens, D hidden size, F width of an expert, E experts, N assignments, M assignments that are computed
 (sorted), C rows of the fullest expert.
@@ -13,14 +14,19 @@ Shapes: T tokens, D hidden size, F width of an expert, E experts, N assignments,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.linear import Linear
+from kaiyuan.model.fused import fused
+from kaiyuan.model.linear import Linear, cast
 from kaiyuan.model.routing import Routing
+
+if TYPE_CHECKING:
+    from kaiyuan.model.kernels.feed_forward import Places
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -62,28 +68,51 @@ def swiglu(gate_up: Tensor) -> Tensor:
 class SharedExpert(nn.Module):
     """The expert that every token passes through. (..., D) to (..., D)."""
 
+    recompute = False
+    """Keep nothing but the input for the backward pass (on a GPU)."""
+
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
         self.gate_up = Linear(hidden_size, 2 * width)
         self.down = Linear(width, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused(x) and isinstance(self.gate_up, Linear) and isinstance(self.down, Linear):
+            from kaiyuan.model.kernels.feed_forward import dense
+
+            return dense(x, cast(self.gate_up.weight, x.dtype), cast(self.down.weight, x.dtype), self.recompute)
         return self.down(swiglu(self.gate_up(x)))
 
 
 class Dispatch:
-    """The order in which assignments are computed: sorted by expert, dropped ones last.
+    """The order in which assignments are computed: sorted by expert, dropped ones last. Nothing waits for the device.
 
-    ``token_N`` is each assignment's token in that order, ``weight_N`` its combine weight and ``counts_E`` the number
-    of each expert; ``kept_N`` marks those that an expert computes, None if all are.
+    ``order_N`` is each row's assignment in that order, ``token_N`` its token and ``weight_N`` its combine weight;
+    ``counts_E`` is the number of each expert, ``ends_E`` where its rows end; ``kept_N`` marks the rows that an expert
+    computes, None if all are.
     """
 
     def __init__(self, routing: Routing, experts: int, top_k: int) -> None:
-        order_N = torch.argsort(routing.expert_N, stable=True)
-        self.counts_E = torch.bincount(routing.expert_N, minlength=experts + 1)[:experts]
-        self.token_N = order_N // top_k if top_k > 1 else order_N
-        self.weight_N = routing.weight_N[order_N]
-        self.kept_N = None if routing.complete else routing.expert_N[order_N] < experts
+        key_N = routing.expert_N.to(torch.int16) if routing.expert_N.is_cuda else routing.expert_N  # few digits to sort
+        sorted_N, self.order_N = key_N.sort(stable=True)
+        first_E = torch.arange(experts + 1, dtype=key_N.dtype, device=key_N.device)
+        bounds = torch.searchsorted(sorted_N, first_E)
+        self.ends_E, self.counts_E = bounds[1:], bounds.diff()
+        self.token_N = self.order_N // top_k if top_k > 1 else self.order_N
+        self.kept_N = None if routing.complete else sorted_N < experts
+        self.routing, self.top_k = routing, top_k
+
+    @cached_property
+    def weight_N(self) -> Tensor:
+        return self.routing.weight_N[self.order_N]
+
+    def places(self) -> Places:
+        """The same for the kernels, with each assignment's row."""
+        from kaiyuan.model.kernels.feed_forward import Places
+
+        rows_N = torch.arange(len(self.order_N), device=self.order_N.device)
+        place_N = torch.empty_like(self.order_N).scatter_(0, self.order_N, rows_N)
+        return Places(self.token_N, self.order_N, place_N, self.ends_E.to(torch.int32), self.top_k)
 
 
 class _ExpertLoop(torch.autograd.Function):
@@ -139,24 +168,34 @@ def _padded_places(counts: list[int]) -> Tensor:
     return torch.arange(sum(counts)) + gaps_E.repeat_interleave(counts_E)
 
 
-def grouped_swiglu(x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """SwiGLU of every expert on its rows: (N, D) to (N, D), rows sorted by expert."""
-    offsets_E = counts_E.cumsum(0).to(torch.int32)
-    hidden_NH = F.grouped_mm(x_ND, gate_up_EHD.to(x_ND.dtype).transpose(1, 2), offs=offsets_E)
-    return F.grouped_mm(swiglu(hidden_NH), down_EDF.to(x_ND.dtype).transpose(1, 2), offs=offsets_E)
+def grouped_swiglu(x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, ends_E: Tensor) -> Tensor:
+    """SwiGLU of every expert on its rows: (N, D) to (N, D), rows sorted by expert, up to ``ends_E``."""
+    offsets_E = ends_E.to(torch.int32)
+    hidden_NH = F.grouped_mm(x_ND, gate_up_EHD.transpose(1, 2), offs=offsets_E)
+    return F.grouped_mm(swiglu(hidden_NH), down_EDF.transpose(1, 2), offs=offsets_E)
 
 
 class Experts(nn.Module):
     """The specialised experts of one layer, stacked: ``gate_up`` (E, 2F, D), gate first, and ``down`` (E, D, F)."""
+
+    recompute = False
+    """Keep nothing but the input for the backward pass (on a GPU)."""
 
     def __init__(self, num_experts: int, hidden_size: int, width: int) -> None:
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(num_experts, 2 * width, hidden_size))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, width))
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        """The weighted sum over each token's experts, (T, D); zero for a token that no expert computes."""
+    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+        """``base_TD`` (0 without it) plus the weighted sum over each token's experts, (T, D); a token that no expert
+        computes gets nothing.
+        """
         if x_TD.is_cuda and x_TD.dtype == torch.bfloat16:
+            if fused(x_TD):
+                from kaiyuan.model.kernels.feed_forward import grouped
+
+                weights = cast(self.gate_up, x_TD.dtype), cast(self.down, x_TD.dtype)
+                return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute)
             out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:
             counts = dispatch.counts_E.tolist()
@@ -165,13 +204,13 @@ class Experts(nn.Module):
             else:
                 compute = self.batched if self._pays_to_pad(counts) else self.looped
             out_ND = compute(x_TD[dispatch.token_N], counts)
-        return self.combined(out_ND, x_TD, dispatch)
+        return self.combined(out_ND, x_TD, dispatch, base_TD)
 
     @staticmethod
-    def combined(out_ND: Tensor, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        """Each token's sum of its experts' outputs, weighted."""
+    def combined(out_ND: Tensor, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+        """``base_TD`` plus each token's sum of its experts' outputs, weighted."""
         weighted_ND = out_ND * dispatch.weight_N[:, None].to(out_ND.dtype)
-        return torch.zeros_like(x_TD).index_add(0, dispatch.token_N, weighted_ND)
+        return (torch.zeros_like(x_TD) if base_TD is None else base_TD).index_add(0, dispatch.token_N, weighted_ND)
 
     def directly(self, x_ND: Tensor, counts: list[int]) -> Tensor:
         """One expert after the other, those without rows left out; nothing is kept for gradients."""
@@ -215,7 +254,7 @@ class Experts(nn.Module):
         """
         if dispatch.kept_N is not None:
             x_ND = torch.where(dispatch.kept_N[:, None], x_ND, 0)
-        out_ND = grouped_swiglu(x_ND, self.gate_up, self.down, dispatch.counts_E)
+        out_ND = grouped_swiglu(x_ND, cast(self.gate_up, x_ND.dtype), cast(self.down, x_ND.dtype), dispatch.ends_E)
         return out_ND if dispatch.kept_N is None else torch.where(dispatch.kept_N[:, None], out_ND, 0)
 
 

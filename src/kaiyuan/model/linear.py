@@ -1,14 +1,83 @@
 """A linear layer whose weight keeps its own precision and computes in that of its input.
 
-That is all the mixed precision there is: parameters stay float32 for the optimiser, activations are bfloat16, and
-every product casts its weight once. No autocast rules to remember, and a float32 input gives a float32 product.
+That is all the mixed precision there is: parameters stay float32 for the optimiser, activations are bfloat16, and a
+product casts its weight. No autocast rules to remember, and a float32 input gives a float32 product.
+
+Where memory's speed matters (a GPU), a copy in the compute dtype is kept beside each float32 weight instead of cast
+at every use. The copy is a leaf of its own: products read it, and its gradient, in the copy's dtype, is the weight's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class _Copy:
+    """A leaf that follows its parameter: ``version`` is the parameter's when the leaf was last filled."""
+
+    def __init__(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
+        self.leaf = parameter.detach().to(dtype).requires_grad_()
+        self.version = parameter._version
+
+    def current(self, parameter: Tensor) -> Tensor:
+        if self.version != parameter._version:
+            with torch.no_grad():
+                self.leaf.copy_(parameter)
+            self.version = parameter._version
+        return self.leaf
+
+
+def keep_copies(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+    """Keep a copy in ``dtype`` beside every one of ``parameters`` that has another.
+
+    Call it when they are on their device; a parameter that changes later is copied anew at its next use.
+    """
+    for parameter in parameters:
+        if parameter.dtype != dtype:
+            parameter.compute_copy = _Copy(parameter, dtype)  # type: ignore[attr-defined]
+
+
+def drop_copies(parameters: Iterable[nn.Parameter]) -> None:
+    """Forget the copies of ``parameters``, gradients too."""
+    for parameter in parameters:
+        if hasattr(parameter, "compute_copy"):
+            del parameter.compute_copy
+
+
+def leaf(weight: Tensor) -> Tensor:
+    """What products of ``weight`` read and where its gradient arrives: its copy, or itself without one."""
+    copy = getattr(weight, "compute_copy", None)
+    return weight if copy is None or copy.leaf.device != weight.device else copy.current(weight)
+
+
+def gradient(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient of ``parameter``, wherever it has arrived."""
+    holder = leaf(parameter)
+    if holder is not parameter and holder.grad is not None and parameter.grad is not None:
+        collect_gradients([parameter])
+    return holder.grad if parameter.grad is None else parameter.grad
+
+
+def collect_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add the copies' gradients to those of the parameters, in float32: between micro-batches, where sums are long."""
+    for parameter in parameters:
+        holder = leaf(parameter)
+        if holder is parameter or holder.grad is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = holder.grad.to(parameter.dtype)
+        else:
+            parameter.grad.add_(holder.grad)
+        holder.grad = None
+
+
+def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``weight`` in ``dtype``, from its copy if it has one."""
+    return leaf(weight).to(dtype)
 
 
 class Linear(nn.Module):
@@ -19,7 +88,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, cast(self.weight, x.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]} -> {self.weight.shape[0]}"

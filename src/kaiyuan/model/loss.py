@@ -9,17 +9,22 @@ Shapes: N rows, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kaiyuan.model.fused import on_gpu
+from kaiyuan.model.linear import leaf
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor, rows: int) -> Tensor:
         head = head_VD.to(x_ND.dtype)
+        kernel = _kernel(x_ND)
         total = torch.zeros((), dtype=torch.float32, device=x_ND.device)
         need_x, need_head = ctx.needs_input_grad[:2]
         grad_x = torch.empty_like(x_ND) if need_x else None
@@ -27,16 +32,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(x_ND), rows):
             block = slice(start, start + rows)
             logits_NV = F.linear(x_ND[block], head)
+            if kernel is not None:
+                need = need_x or need_head
+                total += kernel(logits_NV, targets_N[block], weights_N[block], grad=need).sum()
+                _add_gradients(logits_NV, x_ND[block], head, None if grad_x is None else grad_x[block], grad_head)
+                continue
             probs_NV = torch.softmax(logits_NV, dim=-1, dtype=torch.float32)
             total += (_negative_log_prob(logits_NV, probs_NV, targets_N[block]) * weights_N[block]).sum()
             if grad_x is None and grad_head is None:
                 continue
             probs_NV.scatter_add_(1, targets_N[block, None], torch.full_like(probs_NV[:, :1], -1.0))
             grad_logits = probs_NV.mul_(weights_N[block, None]).to(x_ND.dtype)
-            if grad_x is not None:
-                torch.mm(grad_logits, head, out=grad_x[block])
-            if grad_head is not None:
-                grad_head += grad_logits.t() @ x_ND[block]
+            _add_gradients(grad_logits, x_ND[block], head, None if grad_x is None else grad_x[block], grad_head)
         ctx.save_for_backward(grad_x, grad_head)
         ctx.head_dtype = head_VD.dtype
         return total
@@ -51,6 +58,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _kernel(x: Tensor) -> Callable[..., Tensor] | None:
+    """On a GPU loss and gradient of a block of logits are one kernel."""
+    if not on_gpu(x):
+        return None
+    from kaiyuan.model.kernels.cross_entropy import cross_entropy_
+
+    return cross_entropy_
+
+
+def _add_gradients(
+    grad_NV: Tensor, x_ND: Tensor, head_VD: Tensor, grad_x_ND: Tensor | None, grad_head_VD: Tensor | None
+) -> None:
+    """From a block's logits to its features, and added to the head."""
+    if grad_x_ND is not None:
+        torch.mm(grad_NV, head_VD, out=grad_x_ND)
+    if grad_head_VD is not None:
+        grad_head_VD += grad_NV.t() @ x_ND
 
 
 def _negative_log_prob(logits_NV: Tensor, probs_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -76,12 +102,12 @@ def cross_entropy_sum(
         (counting,) = weights_N.nonzero(as_tuple=True)
         if len(counting) < len(weights_N):
             x_ND, targets_N, weights_N = x_ND[counting], targets_N[counting], weights_N[counting]
-    return _ChunkedCrossEntropy.apply(x_ND, head_VD, targets_N, weights_N, rows or _rows(x))
+    return _ChunkedCrossEntropy.apply(x_ND, leaf(head_VD), targets_N, weights_N, rows or block_rows(x, len(head_VD)))
 
 
-def _rows(x: Tensor) -> int:
-    """Rows of a block: what stays in a CPU's cache, or what fills a GPU."""
-    return 512 if x.device.type == "cpu" else 4096
+def block_rows(x: Tensor, words: int) -> int:
+    """Rows of a block: what stays in a CPU's cache, or what fills a GPU (2^28 logits, half a GiB in bfloat16)."""
+    return 512 if x.device.type == "cpu" else max(128, 2**28 // words // 128 * 128)
 
 
 class _TargetLogProbs(torch.autograd.Function):
@@ -107,13 +133,13 @@ class _TargetLogProbs(torch.autograd.Function):
             probs_NV = (F.linear(x_ND[block], head).float() - normalizers_N[block, None]).exp_()
             grad_NV = probs_NV.mul_(-grad_N[block, None])
             grad_NV.scatter_add_(1, targets_N[block, None], grad_N[block, None])
-            grad_logits = grad_NV.to(x_ND.dtype)
-            torch.mm(grad_logits, head, out=grad_x[block])
-            grad_head += grad_logits.t() @ x_ND[block]
+            _add_gradients(grad_NV.to(x_ND.dtype), x_ND[block], head, grad_x[block], grad_head)
         return grad_x, grad_head.to(head_VD.dtype), None, None
 
 
 def target_log_probs(x: Tensor, head_VD: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:
     """``log p(target)`` of every token, float32, shaped like ``targets``; differentiable, without keeping logits."""
-    flat = _TargetLogProbs.apply(x.flatten(0, -2), head_VD, targets.flatten(), rows or _rows(x))
+    flat = _TargetLogProbs.apply(
+        x.flatten(0, -2), leaf(head_VD), targets.flatten(), rows or block_rows(x, len(head_VD))
+    )
     return flat.view(targets.shape)

@@ -1,8 +1,8 @@
 """RMSNorm, alone and fused with RoPE for queries and keys. Statistics are float32 whatever the activations' type.
 
 Written as autograd functions because the composed form makes six passes over the activations and keeps four of them
-for the backward pass; these make two and keep one. ``rms_norm_reference`` is the obvious form, and the tests compare
-with it.
+for the backward pass; these make two and keep one. On a GPU each is one kernel (``kaiyuan.model.kernels``).
+``rms_norm_reference`` is the obvious form, and the tests compare with it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kaiyuan.model.fused import fused
 from kaiyuan.model.rope import rotate
 
 
@@ -61,7 +62,16 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():  # nothing to keep: the library's own is quicker for few tokens
             return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
-        return _RMSNorm.apply(x, self.weight, self.eps)
+        return self.beside(x)[1] if fused(x) else _RMSNorm.apply(x, self.weight, self.eps)
+
+    def beside(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The residual stream ``x + added`` (``x`` without ``added``) and its norm."""
+        if fused(x):
+            from kaiyuan.model.kernels.norm import residual_norm
+
+            return residual_norm(x, added, self.weight, self.eps)
+        x = x if added is None else x + added
+        return x, self(x)
 
 
 class _RopeNorm(torch.autograd.Function):
@@ -88,6 +98,10 @@ class _RopeNorm(torch.autograd.Function):
 
 def rope_norm(x_BTHd: Tensor, cos: Tensor, sin: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """RoPE, then RMSNorm over the head dimension, then ``gain`` (d,) if there is one: the order of the release."""
+    if fused(x_BTHd):
+        from kaiyuan.model.kernels import rope_norm as kernels
+
+        return kernels.rope_norm(x_BTHd, cos, sin, gain, eps)
     if not torch.is_grad_enabled():
         rotated = rotate(F.rms_norm(x_BTHd, x_BTHd.shape[-1:], None, eps), cos.to(x_BTHd.dtype), sin.to(x_BTHd.dtype))
         return rotated if gain is None else rotated * gain.to(x_BTHd.dtype)

@@ -53,8 +53,9 @@ class PackedExperts(Experts):
             name: [_pack(weight) for weight in getattr(experts, name).detach()] for name in ("gate_up", "down")
         }
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        return self.combined(self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist()), x_TD, dispatch)
+    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+        out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
+        return self.combined(out_ND, x_TD, dispatch, base_TD)
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
         return _product(x_ND, self._packed[which][expert])

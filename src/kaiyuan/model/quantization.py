@@ -124,8 +124,9 @@ class QuantizedExperts(Experts):
             self.register_buffer(name, torch.stack([codes for codes, _ in coded]))
             self.register_buffer(f"{name}_scale", torch.stack([scale for _, scale in coded]))
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        return self.combined(self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist()), x_TD, dispatch)
+    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+        out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
+        return self.combined(out_ND, x_TD, dispatch, base_TD)
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
         return coded_product(x_ND, getattr(self, which)[expert], getattr(self, f"{which}_scale")[expert])

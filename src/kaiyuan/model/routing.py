@@ -28,6 +28,8 @@ Overflow = Literal["probability", "position", "random"]
 _MIX_A = -0x61C8864680B583EB  # odd 64-bit constants (two's complement) of a multiply-xorshift mixer
 _MIX_B = -0x40A7B892E31B1A47
 _PRIORITY_BITS = 24
+_MOST_IN_ONE_SORT = 511
+"""Experts whose number and a precedence of 54 bits fit into one sortable int64."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,22 @@ def _token_hash(probs_TE: Tensor, seed: int) -> Tensor:
     return _mix((_mix(bits + salt) * (salt | 1)).sum(1) + seed) & (2**62 - 1)
 
 
+def count_each(numbers_N: Tensor, kinds: int) -> Tensor:
+    """int64 (kinds,): how often each number under ``kinds`` occurs. ``bincount`` would wait for a GPU."""
+    if not numbers_N.is_cuda:
+        return torch.bincount(numbers_N, minlength=kinds + 1)[:kinds]
+    return (numbers_N == torch.arange(kinds, device=numbers_N.device)[:, None]).sum(1)
+
+
 def _ranks(expert_N: Tensor, before_N: Tensor, experts: int) -> Tensor:
-    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N``."""
-    order = torch.argsort(before_N, stable=True)
-    order = order[torch.argsort(expert_N[order], stable=True)]
-    counts = torch.bincount(expert_N, minlength=experts)
-    starts = (counts.cumsum(0) - counts)[expert_N[order]]
+    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N`` (below 2**54)."""
+    if experts <= _MOST_IN_ONE_SORT:
+        order = torch.argsort((expert_N << 54) + before_N, stable=True)
+    else:
+        order = torch.argsort(before_N, stable=True)
+        order = order[torch.argsort(expert_N[order], stable=True)]
+    sorted_N = expert_N[order]
+    starts = torch.searchsorted(sorted_N, torch.arange(experts, device=order.device))[sorted_N]
     ranks = torch.empty_like(expert_N)
     ranks[order] = torch.arange(len(order), device=order.device) - starts
     return ranks
@@ -157,7 +169,7 @@ def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed
     All E * C slots get a random key, taken ones sort last; the i-th homeless assignment takes the i-th slot of that
     order.
     """
-    load_E = torch.bincount(expert_N, minlength=experts + 1)[:experts]
+    load_E = count_each(expert_N, experts)
     slot_C = torch.arange(capacity, device=expert_N.device)
     taken_S = (slot_C < load_E[:, None]).flatten()
     order_S = torch.argsort(torch.where(taken_S, 2**62, random_bits(experts * capacity, seed, expert_N.device)))
@@ -208,8 +220,10 @@ def router_stats(logits_TE: Tensor, probs_TE: Tensor, routing: Routing) -> Route
     """
     experts = probs_TE.shape[1]
     count = len(routing.choice_N)
-    chosen_E = torch.bincount(routing.choice_N, minlength=experts).float() / count
-    load_E = torch.bincount(routing.expert_N, minlength=experts + 1)[:experts].float() / count
+    chosen_E = count_each(routing.choice_N, experts).float() / count
+    load_E = chosen_E
+    if routing.expert_N is not routing.choice_N:
+        load_E = count_each(routing.expert_N, experts).float() / count
     with torch.no_grad():
         entropy = -(probs_TE * probs_TE.clamp(min=1e-30).log()).sum(-1).mean()
         dropped, recycled = (routing.expert_N == experts).float().mean(), routing.recycled_N.float().mean()

@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.attention import Attention, Context, KeyValue, document_mask, document_positions
+from kaiyuan.model.attention import Attention, Context, Documents, KeyValue, document_positions
 from kaiyuan.model.config import LayerShape, ModelConfig
 from kaiyuan.model.experts import Dispatch, Experts, SharedExpert
+from kaiyuan.model.linear import cast, leaf
 from kaiyuan.model.norm import RMSNorm
 from kaiyuan.model.rope import rope_frequencies, rope_tables
+from kaiyuan.model.router import Router
 from kaiyuan.model.routing import DROPLESS, RouterStats, RoutingPolicy, mix_seed, route, router_stats
 
 
@@ -32,17 +34,6 @@ class TrainingMode:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     """Dropout on what each attention and feed-forward layer adds to the residual stream (paper 3.1: 0.2 in SFT)."""
-
-
-class Router(nn.Module):
-    """One logit per expert, always in float32: a bfloat16 router changes its mind through rounding alone."""
-
-    def __init__(self, hidden_size: int, num_experts: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size, dtype=torch.float32))
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return F.linear(x_TD.float(), self.weight.float())
 
 
 class MoE(nn.Module):
@@ -63,9 +54,8 @@ class MoE(nn.Module):
         policy = mode.routing if self.training else DROPLESS
         seed = mix_seed(mode.step, self.index) if self.training else 0
         routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
-        out_TD = self.experts(x_TD, Dispatch(routing, probs_TE.shape[1], self.top_k))
-        if self.shared is not None:
-            out_TD = out_TD + self.shared(x_TD)
+        shared_TD = None if self.shared is None else self.shared(x_TD)
+        out_TD = self.experts(x_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_TD)
         stats = router_stats(logits_TE, probs_TE, routing) if self.training else None
         return out_TD.view_as(x_BTD), stats
 
@@ -83,9 +73,11 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, shared: KeyValue | None, context: Context, mode: TrainingMode
     ) -> tuple[Tensor, KeyValue, RouterStats | None]:
-        attended_BTD, shared = self.attention(self.attention_norm(x_BTD), shared, context)
-        x_BTD = x_BTD + F.dropout(attended_BTD, mode.hidden_dropout, self.training)
-        computed_BTD, stats = self.moe(self.moe_norm(x_BTD), mode)
+        x_BTD, normed_BTD = self.attention_norm.beside(x_BTD)
+        attended_BTD, shared = self.attention(normed_BTD, shared, context)
+        attended_BTD = F.dropout(attended_BTD, mode.hidden_dropout, self.training)
+        x_BTD, normed_BTD = self.moe_norm.beside(x_BTD, attended_BTD)
+        computed_BTD, stats = self.moe(normed_BTD, mode)
         return x_BTD + F.dropout(computed_BTD, mode.hidden_dropout, self.training), shared, stats
 
 
@@ -144,7 +136,7 @@ class Transformer(nn.Module):
 
         ``context`` takes the place of all that: positions, mask and cache as the caller has them.
         """
-        x_BTD = F.embedding(ids_BT, self.embed.weight).to(self.compute_dtype or self.embed.weight.dtype)
+        x_BTD = F.embedding(ids_BT, leaf(self.embed.weight)).to(self.compute_dtype or self.embed.weight.dtype)
         context = context or self._context(ids_BT, documents_BT)
         shared: KeyValue | None = None
         router, layers = [], [x_BTD]
@@ -158,19 +150,19 @@ class Transformer(nn.Module):
         return Features(x_BTD, router, [*layers[:-1], x_BTD] if keep_layers else [])
 
     def _context(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Context:
-        mask = None
+        documents = None
         if documents_BT is not None:
-            positions_BT, mask = document_positions(documents_BT), document_mask(documents_BT)
+            positions_BT, documents = document_positions(documents_BT), Documents.of(documents_BT)
         else:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
         cos, sin = rope_tables(positions_BT, rope_frequencies(self.config, ids_BT.device))
-        return Context(cos, sin, mask, dropout=self.mode.attention_dropout)
+        return Context(cos, sin, None, dropout=self.mode.attention_dropout, documents=documents)
 
     def logits(self, x: Tensor) -> Tensor:
         """Float32 logits (..., V) of features (..., D)."""
         if self.packed_head is not None:
             return self.packed_head(x).float()
-        return F.linear(x, self.head_weight.to(x.dtype)).float()
+        return F.linear(x, cast(self.head_weight, x.dtype)).float()
 
     def forward(self, ids_BT: Tensor, *, documents_BT: Tensor | None = None) -> Tensor:
         return self.logits(self.features(ids_BT, documents_BT=documents_BT).x_BTD)

@@ -12,7 +12,10 @@ import math
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from kaiyuan.model.fused import on_gpu
+from kaiyuan.model.linear import gradient, keep_copies
 
 PAPER_RATIO = 0.31
 """Specialised over shared learning rate that the paper reports for its own setting."""
@@ -66,12 +69,47 @@ def parameter_groups(model: nn.Module, weight_decay: float, expert_ratio: float)
 
 def adamw(
     model: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float, expert_ratio: float
-) -> torch.optim.AdamW:
-    """The optimiser over ``parameter_groups``, in the one-kernel form. ``set_lr`` gives each group its rate before
-    a step.
+) -> torch.optim.Optimizer:
+    """The optimiser over ``parameter_groups``. ``set_lr`` gives each group its rate before a step.
+
+    On one GPU it is ``MasterAdamW``, and copies in the compute dtype are kept beside the weights from here on.
+    Elsewhere (CPUs, sharded parameters) it is PyTorch's, in the one-kernel form.
     """
     groups = parameter_groups(model, weight_decay, expert_ratio)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+    if not all(_plain(parameter) for parameter in model.parameters()):
+        return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+    from kaiyuan.training.master_adamw import MasterAdamW
+
+    if (dtype := getattr(model, "compute_dtype", None)) is not None:
+        keep_copies(matrices(model), dtype)
+    return MasterAdamW(groups, betas, eps)
+
+
+def _plain(parameter: nn.Parameter) -> bool:
+    """Whether our own kernel can update it: float32, on a GPU, in one piece."""
+    return on_gpu(parameter) and parameter.dtype == torch.float32 and not hasattr(parameter, "placements")
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of products in the compute dtype: all but gains and the router, which stays float32."""
+    return [weight for name, weight in model.named_parameters() if weight.dim() > 1 and ".router." not in name]
+
+
+def clip(model: nn.Module, optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+    """Scale the gradients so that their norm is at most ``limit``; returns the norm before.
+
+    ``MasterAdamW`` scales them while it updates; nothing is scaled here then.
+    """
+    if not hasattr(optimizer, "clip_factor"):
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in model.parameters():
+        if (grad := gradient(parameter)) is not None:
+            by_dtype.setdefault(grad.dtype, []).append(grad)
+    norms = [norm for grads in by_dtype.values() for norm in torch._foreach_norm(grads, 2, dtype=torch.float32)]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    optimizer.clip_factor = (limit / (total + 1e-6)).clamp(max=1.0)
+    return total
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

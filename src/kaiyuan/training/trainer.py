@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
+from kaiyuan.model.linear import collect_gradients, drop_copies
 from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import Progress, say
@@ -24,7 +25,7 @@ from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
-from kaiyuan.training.optimizer import PAPER_RATIO, adamw, set_lr
+from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
 from kaiyuan.training.schedule import Schedule
 
 
@@ -127,6 +128,7 @@ class Trainer:
         finally:
             log.close()
         self.model.eval()
+        drop_copies(self.model.parameters())
         return self.ema if self.ema is not None else self.model.state_dict()
 
     def _set_mode(self) -> None:
@@ -179,13 +181,15 @@ class Trainer:
             balance = torch.stack([stats.balance_loss for stats in router]).mean() * share
             z_loss = torch.stack([stats.z_loss for stats in router]).mean() * share
             (loss.total + self.settings.balance_loss * balance + self.settings.z_loss * z_loss).backward()
+            if parts > 1:
+                collect_gradients(self.model.parameters())
             found = {**loss.metrics, "balance_loss": balance.detach(), "z_loss": z_loss.detach()}
             totals = {name: totals.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
         return {name: float(value) for name, value in totals.items()}, router
 
     def _clip(self) -> float:
         limit = self.settings.clip if self.settings.clip > 0 else math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        return float(clip(self.model, self.optimizer, limit))
 
     @torch.no_grad()
     def _average(self) -> None:

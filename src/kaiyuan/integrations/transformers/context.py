@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Cache
 
-from kaiyuan.model.attention import Context, document_mask
+from kaiyuan.model.attention import Context, Documents
 from kaiyuan.model.rope import rope_frequencies, rope_tables
 from kaiyuan.model.transformer import Transformer
 
@@ -38,12 +38,16 @@ def make_context(
     """What ``transformer``'s layers need to compute ``ids_BT`` after the tokens in ``cache``, which they extend."""
     length = ids_BT.shape[1]
     past, keys = (0, length) if cache is None else (int(cache.get_seq_length()), cache.get_mask_sizes(length, 0)[0])
-    mask = _mask(attention_mask, position_ids, length, past, keys, ids_BT.device)
+    documents = None
+    if attention_mask is None and past == 0 and keys == length:
+        documents = _packed(position_ids)
+    mask = _mask(attention_mask, length, past, keys, ids_BT.device)
     if position_ids is None:
         position_ids = _positions(attention_mask, length, past, ids_BT.device)
     cos, sin = rope_tables(position_ids, rope_frequencies(transformer.config, ids_BT.device))
     shared = None if cache is None else SharedCache(cache)
-    return Context(cos, sin, mask, cache=shared, dropout=transformer.mode.attention_dropout)
+    dropout = transformer.mode.attention_dropout
+    return Context(cos, sin, mask, cache=shared, dropout=dropout, documents=documents)
 
 
 def _positions(attention_mask: Tensor | None, length: int, past: int, device: torch.device) -> Tensor:
@@ -53,17 +57,13 @@ def _positions(attention_mask: Tensor | None, length: int, past: int, device: to
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, past : past + length].to(device)
 
 
-def _mask(
-    given: Tensor | None, position_ids: Tensor | None, length: int, past: int, keys: int, device: torch.device
-) -> Tensor | None:
+def _mask(given: Tensor | None, length: int, past: int, keys: int, device: torch.device) -> Tensor | None:
     """Boolean (B or 1, 1, T, S), true where a query may look; None where causal attention says it all."""
     if given is not None and given.dim() == 4:
         return _ready_mask(given, length, keys)
     if given is not None and (given.dim() != 2 or given.shape[1] != past + length):
         wanted = f"(batch, {past + length}): {past} cached and {length} new tokens"
         raise ValueError(f"attention_mask has shape {list(given.shape)}, needed is {wanted}")
-    if given is None and past == 0 and keys == length:
-        return _packed_mask(position_ids)
     if given is not None and bool(given.all()):
         given = None
     if given is None and past == 0 and keys == length:
@@ -87,9 +87,9 @@ def _ready_mask(given: Tensor, length: int, keys: int) -> Tensor:
     return given
 
 
-def _packed_mask(position_ids: Tensor | None) -> Tensor | None:
+def _packed(position_ids: Tensor | None) -> Documents | None:
     """Where positions start anew, so does a document; None if they never do."""
     if position_ids is None or position_ids.shape[1] < 2:
         return None
     starts = position_ids.diff(dim=1) != 1
-    return document_mask(F.pad(starts.cumsum(1), (1, 0))) if bool(starts.any()) else None
+    return Documents.of(F.pad(starts.cumsum(1), (1, 0))) if bool(starts.any()) else None

@@ -1,0 +1,98 @@
+"""Where a training step's time goes: a trace that Perfetto opens, and a table by kind of kernel."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from kaiyuan.files import write_text
+from kaiyuan.progress import say
+
+KINDS = (
+    ("attention", r"flash|fmha|sdpa|cudnn.*attn|cudnn_generated"),
+    ("grouped products", r"GroupProblemShape|grouped"),
+    ("products", r"gemm|nvjet|cutlass|xmma|splitK"),
+    ("optimiser", r"_adamw_update|multi_tensor_apply|lpnorm|FusedAdam"),
+    ("SwiGLU", r"_swiglu_"),
+    ("norms and RoPE", r"_norm_|rms_norm|RMSNorm"),
+    ("rows to experts and back", r"_gather_rows|_combine_rows|index_add|indexFunc|vectorized_gather"),
+    ("cross-entropy", r"_cross_entropy_rows|softmax"),
+    ("sorting", r"[sS]ort|Radix|scan_by|DeviceScan|searchsorted|histogram|Histogram"),
+    ("memory copies", r"Memcpy|Memset|copy_kernel|direct_copy"),
+)
+"""Kinds of kernels, each with a pattern of their names; the first that matches counts."""
+
+
+def kind_of(kernel: str) -> str:
+    return next((kind for kind, pattern in KINDS if re.search(pattern, kernel)), "other elementwise")
+
+
+def kernel_times(profiler: torch.profiler.profile) -> dict[str, float]:
+    """Milliseconds of device time by kernel name, over all that was profiled, longest first."""
+    times: dict[str, float] = defaultdict(float)
+    for event in profiler.events() or ():
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
+            times[event.name] += event.device_time_total / 1000
+    return dict(sorted(times.items(), key=lambda item: -item[1]))
+
+
+def table(times: dict[str, float], steps: int, step_ms: float, names: int = 12) -> str:
+    """``kernel_times`` as text: by kind, then the ``names`` longest kernels; milliseconds and shares of one step."""
+    kinds: dict[str, float] = defaultdict(float)
+    for name, time in times.items():
+        kinds[kind_of(name)] += time / steps
+    busy = sum(kinds.values())
+    lines = [f"{'kind of kernel':<28}{'ms a step':>10}{'share':>8}"]
+    for kind, time in sorted(kinds.items(), key=lambda item: -item[1]):
+        lines.append(f"{kind:<28}{time:10.2f}{time / step_ms:8.1%}")
+    lines.append(f"{'no kernel (or overlapped)':<28}{step_ms - busy:10.2f}{(step_ms - busy) / step_ms:8.1%}")
+    lines += [f"{time / steps:10.2f} ms  {name[:100]}" for name, time in list(times.items())[:names]]
+    return "\n".join(lines)
+
+
+class StepProfiler:
+    """Profiles ``steps`` steps once ``wait`` are over, into ``folder``; does nothing without a folder.
+
+    Call it as a context manager around the run and ``step()`` after every step.
+    """
+
+    def __init__(self, folder: Path | None, wait: int = 4, steps: int = 2) -> None:
+        self.folder, self.steps = folder, steps
+        self.profiler: Any = None
+        if folder is not None:
+            activities = [torch.profiler.ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                activities.append(torch.profiler.ProfilerActivity.CUDA)
+            schedule = torch.profiler.schedule(wait=wait, warmup=1, active=steps, repeat=1)
+            self.profiler = torch.profiler.profile(
+                activities=activities, schedule=schedule, on_trace_ready=self._write, acc_events=True
+            )
+
+    def _write(self, profiler: torch.profiler.profile) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "trace.json.gz"
+        profiler.export_chrome_trace(str(path))
+        if times := kernel_times(profiler):
+            write_text(self.folder / "kernels.txt", table(times, self.steps, sum(times.values()) / self.steps) + "\n")
+        say(f"profile: {path} (open it in https://ui.perfetto.dev)")
+
+    def step(self) -> None:
+        if self.profiler is not None:
+            self.profiler.step()
+
+    def __enter__(self) -> Self:
+        if self.profiler is not None:
+            self.profiler.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.profiler is not None:
+            self.profiler.__exit__(kind, error, trace)
