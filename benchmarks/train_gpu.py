@@ -78,9 +78,9 @@ def train(options: argparse.Namespace, mode: str) -> None:
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
     def on_step(step: int) -> None:
-        torch.cuda.synchronize()
-        times.append(time.perf_counter())
+        times.append(time.perf_counter())  # the trainer has just read the loss: it waits for the device once a step
         if step == options.warmup + options.steps:
+            torch.cuda.synchronize()
             profiler.__enter__()
         if step == options.warmup + options.steps + 2:
             torch.cuda.synchronize()
@@ -142,32 +142,30 @@ def peer(options: argparse.Namespace) -> None:
 
 
 def check() -> None:
-    """Loss and gradients of the GPU's path in bfloat16 against float32 on the CPU, same weights and same routing."""
+    """Loss and gradients of the GPU's path against float32 on the CPU; in bfloat16, where near ties of the router fall
+    otherwise, the plain form in bfloat16 on the CPU shows what rounding alone does.
+    """
     config = ModelConfig(vocab_size=512, hidden_size=256, num_layers=4, num_attention_heads=4, num_kv_heads=2,
                          head_dim=64, intermediate_size=384, rope_alpha=1000.0)  # fmt: skip
     ids = torch.randint(512, (4, 257), generator=torch.Generator().manual_seed(0))
     starts = torch.rand(4, 256, generator=torch.Generator().manual_seed(1)) < 0.02
     cases = [
         ("dropless", RoutingPolicy(mode="dropless"), None, False),
-        ("recycle", RoutingPolicy(capacity_factor=1.0), None, False),
+        ("drop", RoutingPolicy(mode="drop", capacity_factor=1.0), None, False),
         ("drop, documents", RoutingPolicy(mode="drop", capacity_factor=1.0), starts.cumsum(1), False),
-        ("float32 on the GPU", RoutingPolicy(capacity_factor=1.0), starts.cumsum(1), True),
+        ("float32 on the GPU", RoutingPolicy(mode="drop", capacity_factor=1.0), starts.cumsum(1), True),
     ]
     for name, policy, documents, exact in cases:
-        found = {}
-        for device in ("cpu", "cuda"):
-            dtype = torch.float32 if device == "cpu" or exact else torch.bfloat16
-            found[device] = gradients(config, policy, ids, documents, device, dtype)
-        errors = {
-            key: float((found["cuda"][key] - value).norm() / value.norm().clamp(min=1e-9))
-            for key, value in found["cpu"].items()
-        }
+        dtype = torch.float32 if exact else torch.bfloat16
+        wide = gradients(config, policy, ids, documents, "cpu", torch.float32)
+        plain, ours = (gradients(config, policy, ids, documents, device, dtype) for device in ("cpu", "cuda"))
+        errors, of_plain = ({key: float((found[key] - value).norm() / value.norm().clamp(min=1e-9))
+                             for key, value in wide.items()} for found in (ours, plain))  # fmt: skip
         worst = max(errors, key=errors.__getitem__)
         print(f"check {name:<20} loss {errors['loss']:.1e}, median gradient {statistics.median(errors.values()):.1e}, "
-              f"worst {errors[worst]:.1e} ({worst})", flush=True)  # fmt: skip
-        limit = 2e-3 if exact else 0.12
-        assert errors["loss"] < limit / 20, errors
-        assert max(errors.values()) < limit, errors
+              f"worst {errors[worst]:.1e} ({worst}); plain {max(of_plain.values()):.1e}", flush=True)  # fmt: skip
+        for key, error in errors.items():
+            assert error < (2e-3 if exact else 1.5 * of_plain[key] + 0.01), (key, error, of_plain[key])
 
 
 def gradients(

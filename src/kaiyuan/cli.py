@@ -26,6 +26,9 @@ Changes = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder (default: runs/<name>).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished stages again whose settings have changed.")]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Write a trace of two training steps (opens in Perfetto) and their kernels.")
+]
 ModelFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, or a run folder (its newest model).")]
 
 
@@ -44,10 +47,20 @@ def options(
         os.environ["KAIYUAN_DEBUG"] = "1"
 
 
+_PROFILE = {False: [], True: ["run.profile=true"]}
+
+
 def _stage_command(name: str, stage: str, what: str) -> None:
     def command(recipe: RecipeFile, changes: Changes = None, out: Out = None, overwrite: Overwrite = False) -> None:
         _execute(recipe, changes, out, stage, overwrite)
 
+    def training(
+        recipe: RecipeFile, changes: Changes = None, out: Out = None, overwrite: Overwrite = False,
+        profile: Profile = False,
+    ) -> None:  # fmt: skip
+        _execute(recipe, [*(changes or []), *_PROFILE[profile]], out, stage, overwrite)
+
+    command = training if stage in ("pretrain", "extend", "sft", "dpo") else command
     command.__doc__ = f"{what}\n\nExample: kaiyuan {name} recipes/demo.toml --out runs/demo"
     app.command(name)(command)
 
@@ -61,12 +74,14 @@ def _execute(path: Path, changes: list[str] | None, out: Path | None, only: str 
 
 
 @app.command("run")
-def run_command(recipe: RecipeFile, changes: Changes = None, out: Out = None, overwrite: Overwrite = False) -> None:
+def run_command(
+    recipe: RecipeFile, changes: Changes = None, out: Out = None, overwrite: Overwrite = False, profile: Profile = False
+) -> None:
     """Do all stages of a recipe and write the report. Run it again to go on where it was interrupted.
 
     Example: kaiyuan run recipes/demo.toml --set pretrain.lr=0.002 --out runs/mine
     """
-    _execute(recipe, changes, out, None, overwrite)
+    _execute(recipe, [*(changes or []), *_PROFILE[profile]], out, None, overwrite)
 
 
 for _name, _stage, _what in (

@@ -32,6 +32,10 @@ class RunSection(Settings):
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0 leaves the choice to torch."""
     tensorboard: bool = False
+    kernels: bool = True
+    """Triton kernels in training on a GPU; false leaves all to PyTorch's own operations."""
+    profile: bool = False
+    """Write a trace of two steps of every training stage (``--profile``)."""
 
 
 class ModelSection(Settings):
@@ -128,6 +132,8 @@ class TrainingSection(Settings):
     batch_size: int = Field(ge=1)
     """Sequences (pairs in DPO) per step."""
     micro_batches: int = Field(default=1, ge=1)
+    recompute: Literal["none", "experts", "blocks"] = "none"
+    """What the backward pass computes again instead of keeping it: less memory, more time."""
     warmup: int = Field(default=0, ge=0)
     decay_to: float = Field(default=0.4, ge=0, le=1)
     final_lr: float = Field(default=0.1, ge=0, le=1)

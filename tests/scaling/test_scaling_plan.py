@@ -40,7 +40,7 @@ def test_the_text_says_the_numbers() -> None:
     for line in (
         r"in all +389B +51\.3B",
         r"gradients +724 MiB",
-        r"layers recomputed .* yes +117",
+        r"layers recomputed .* yes +134",
         r"all activations kept .* no +none",
         r"exact count +3\.18e11 +2\.23e24 +35\.9 days",
         r"paper's 9\.59 N D \+ 2\.3e8 D +4\.84e11 +3\.39e24 +54\.8 days",

@@ -190,12 +190,13 @@ class Experts(nn.Module):
         """``base_TD`` (0 without it) plus the weighted sum over each token's experts, (T, D); a token that no expert
         computes gets nothing.
         """
-        if x_TD.is_cuda and x_TD.dtype == torch.bfloat16:
-            if fused(x_TD):
-                from kaiyuan.model.kernels.feed_forward import grouped
+        takes_groups = x_TD.dtype == torch.bfloat16 or not x_TD.is_cuda
+        if fused(x_TD) and takes_groups:
+            from kaiyuan.model.kernels.feed_forward import grouped
 
-                weights = cast(self.gate_up, x_TD.dtype), cast(self.down, x_TD.dtype)
-                return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute)
+            weights = cast(self.gate_up, x_TD.dtype), cast(self.down, x_TD.dtype)
+            return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute)
+        if x_TD.is_cuda and takes_groups:
             out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:
             counts = dispatch.counts_E.tolist()

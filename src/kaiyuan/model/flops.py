@@ -66,7 +66,8 @@ class Flops:
         return 3 * self.forward
 
 
-def _attention_parameters(config: ModelConfig, layer: LayerShape) -> int:
+def attention_parameters(config: ModelConfig, layer: LayerShape) -> int:
+    """Parameters of one layer's projections."""
     query = config.num_attention_heads * config.head_dim
     key_value = 2 * config.num_kv_heads * config.head_dim if layer.owns_kv else 0
     return config.hidden_size * (2 * query + key_value)
@@ -79,7 +80,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     head_norms = 2 * config.head_dim if config.qk_norm else 0
     return ParameterCount(
         embedding=copies * config.vocab_size * config.hidden_size,
-        attention=sum(_attention_parameters(config, layer) for layer in layers),
+        attention=sum(attention_parameters(config, layer) for layer in layers),
         norms=config.num_layers * (2 * config.hidden_size + head_norms) + config.hidden_size,
         router=sum(layer.num_experts * config.hidden_size for layer in layers),
         shared=sum(3 * layer.shared_size * config.hidden_size for layer in layers),

@@ -14,9 +14,18 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+_wanted = True
+
+
+def use_kernels(wanted: bool) -> None:
+    """Turn the Triton kernels of this process on (as they are at first) or off."""
+    global _wanted
+    _wanted = wanted
+
+
 def on_gpu(x: Tensor) -> bool:
-    """Whether Triton kernels can run on ``x``."""
-    return x.is_cuda and _has_triton()
+    """Whether Triton kernels are wanted for ``x`` and can run on it."""
+    return x.is_cuda and _wanted and _has_triton()
 
 
 def fused(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,15 @@ from kaiyuan.model.config import LayerShape, ModelConfig
 from kaiyuan.model.experts import Dispatch, Experts, SharedExpert
 from kaiyuan.model.linear import cast, leaf
 from kaiyuan.model.norm import RMSNorm
+from kaiyuan.model.recompute import recomputing
 from kaiyuan.model.rope import rope_frequencies, rope_tables
 from kaiyuan.model.router import Router
 from kaiyuan.model.routing import DROPLESS, RouterStats, RoutingPolicy, mix_seed, route, router_stats
+
+Recompute = Literal["none", "experts", "blocks"]
+"""What the backward pass computes again instead of keeping it: nothing; the experts' inner activations (on a GPU: a
+ninth more arithmetic in them for most of the memory); or whole blocks but for attention's outputs.
+"""
 
 
 @dataclass
@@ -34,6 +40,7 @@ class TrainingMode:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     """Dropout on what each attention and feed-forward layer adds to the residual stream (paper 3.1: 0.2 in SFT)."""
+    recompute: Recompute = "none"
 
 
 class MoE(nn.Module):
@@ -50,11 +57,12 @@ class MoE(nn.Module):
     def forward(self, x_BTD: Tensor, mode: TrainingMode) -> tuple[Tensor, RouterStats | None]:
         x_TD = x_BTD.flatten(0, 1)
         logits_TE = self.router(x_TD)
+        # Before the routing: its many small operations are handed to a GPU while that multiplies.
+        shared_TD = None if self.shared is None else self.shared(x_TD)
         probs_TE = logits_TE.softmax(-1)
         policy = mode.routing if self.training else DROPLESS
         seed = mix_seed(mode.step, self.index) if self.training else 0
         routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
-        shared_TD = None if self.shared is None else self.shared(x_TD)
         out_TD = self.experts(x_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_TD)
         stats = router_stats(logits_TE, probs_TE, routing) if self.training else None
         return out_TD.view_as(x_BTD), stats
@@ -140,14 +148,22 @@ class Transformer(nn.Module):
         context = context or self._context(ids_BT, documents_BT)
         shared: KeyValue | None = None
         router, layers = [], [x_BTD]
+        run = recomputing if self.mode.recompute == "blocks" and torch.is_grad_enabled() else _run
         for block in self.layers:
-            x_BTD, shared, stats = block(x_BTD, shared, context, self.mode)
+            x_BTD, shared, stats = run(block, x_BTD, shared, context, self.mode)
             if stats is not None:
                 router.append(stats)
             if keep_layers:
                 layers.append(x_BTD)
         x_BTD = self.norm(x_BTD)
         return Features(x_BTD, router, [*layers[:-1], x_BTD] if keep_layers else [])
+
+    def recompute(self, what: Recompute) -> None:
+        """Choose what training keeps from its forward pass; see ``Recompute``."""
+        self.mode.recompute = what
+        for module in self.modules():
+            if isinstance(module, Experts | SharedExpert):
+                module.recompute = what == "experts"
 
     def _context(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Context:
         documents = None
@@ -189,6 +205,10 @@ class Transformer(nn.Module):
                 depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0
             )
             parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
+
+
+def _run(block: nn.Module, *inputs: Any) -> Any:
+    return block(*inputs)
 
 
 def _number_of(name: str) -> int:

@@ -1,7 +1,8 @@
 """Bytes that training and inference take, from a config alone.
 
-Training keeps, for every parameter, a float32 master copy, a float32 gradient and AdamW's two float32 moments; each
-product casts its weight to bfloat16, and the casts live until the backward pass has used them.
+Training keeps, for every parameter, a float32 master copy and AdamW's two float32 moments, on one GPU also a bfloat16
+copy that products read and a bfloat16 gradient; sharded, float32 gradients and casts that live as long as a product
+needs them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kaiyuan.model.config import LayerShape, ModelConfig
+from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.flops import count_parameters
+from kaiyuan.scaling.step_memory import kept_bytes, largest_layer, over_the_state, working_bytes
 
-MASTER, GRADIENT, MOMENTS, CAST = 4, 4, 8, 2
+MASTER, MOMENTS, CAST = 4, 8, 2
 """Bytes a parameter."""
 USABLE = 0.9
 """The share of a GPU's memory to plan with: the rest goes to the context, communication buffers, fragmentation."""
 GIB = 1024**3
+
+
+def gradient_bytes(gpus: int) -> int:
+    """Bytes a parameter: bfloat16 on one GPU, where they need no exchange."""
+    return 2 if gpus == 1 else 4
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,9 @@ class TrainingMemory:
     """Bytes on one GPU with the state evenly sharded over all of them, and one sequence in flight on each.
 
     ``gathered`` is the largest layer in bfloat16, which a sharded run holds whole while it computes it (0 on a single
-    GPU). ``activations`` are kept from forward to backward; ``recomputed`` is what is left of them if each layer
-    keeps its input alone and is run again in the backward pass.
+    GPU). ``activations`` are what the fullest moment of a step holds beside the state: what the forward pass has kept
+    and the working memory of the layer at hand, less gradients that are not there yet. ``recomputed`` is the same if
+    each block keeps its input and attention's output alone and is run again in the backward pass.
     """
 
     parameters: float
@@ -52,14 +60,20 @@ class TrainingMemory:
 def training_memory(config: ModelConfig, gpus: int, context: int) -> TrainingMemory:
     """What training takes on each of ``gpus`` with sequences of ``context`` tokens."""
     share = count_parameters(config).total / gpus
+    if gpus == 1:
+        activations, recomputed = (over_the_state(config, context, what) for what in ("none", "blocks"))
+    else:
+        activations, recomputed = (
+            kept_bytes(config, what) * context + working_bytes(config, context, what) for what in ("none", "blocks")
+        )
     return TrainingMemory(
         parameters=MASTER * share,
-        gradients=GRADIENT * share,
+        gradients=gradient_bytes(gpus) * share,
         moments=MOMENTS * share,
         casts=CAST * share,
-        gathered=CAST * _largest_layer(config) if gpus > 1 else 0,
-        activations=activation_bytes(config) * context,
-        recomputed=recomputed_bytes(config) * context,
+        gathered=CAST * largest_layer(config) if gpus > 1 else 0,
+        activations=activations,
+        recomputed=recomputed,
     )
 
 
@@ -72,46 +86,9 @@ def least_gpus(config: ModelConfig, gpu_bytes: float, context: int, *, recompute
     one = training_memory(config, 1, context)
     if (one.total_recomputing if recompute else one.total) <= gpu_bytes:
         return 1
-    many = training_memory(config, 2, context)
-    room = gpu_bytes - many.gathered - (many.recomputed if recompute else many.activations)
-    return max(2, math.ceil(one.state / room)) if room > 0 else None
-
-
-def _layer_parameters(config: ModelConfig, layer: LayerShape) -> int:
-    query = config.num_attention_heads * config.head_dim
-    key_value = 2 * config.num_kv_heads * config.head_dim if layer.owns_kv else 0
-    feed_forward = 3 * (layer.shared_size + layer.num_experts * layer.expert_size)
-    return config.hidden_size * (2 * query + key_value + feed_forward)
-
-
-def _largest_layer(config: ModelConfig) -> int:
-    return max(_layer_parameters(config, layer) for layer in config.layers())
-
-
-def _layer_activations(config: ModelConfig, layer: LayerShape) -> int:
-    """Elements that one layer keeps of one token, for a GPU's fused attention and grouped experts.
-
-    With D hidden size, Q = heads x head_dim, G = kv_heads x head_dim, F an expert's width, S the shared expert's and
-    k experts a token: ``6 D + 3 Q + 3 G + 3 S + k (2 D + 3 F)``. D: input and output of both norms, and the router's
-    float32 copy, worth two. Q: query before and after RoPE and norm, attention's output. G: key before and after,
-    and value, in layers that own them. Experts: input and output, gate and up, their product.
-    """
-    hidden, query = config.hidden_size, config.num_attention_heads * config.head_dim
-    key_value = 3 * config.num_kv_heads * config.head_dim if layer.owns_kv else 0
-    routed = layer.top_k * (2 * hidden + 3 * layer.expert_size)
-    return 6 * hidden + 3 * query + key_value + 3 * layer.shared_size + routed
-
-
-def activation_bytes(config: ModelConfig) -> int:
-    """Bytes of activations a token in bfloat16, all layers and the final norm; the loss keeps no logits."""
-    elements = sum(_layer_activations(config, layer) for layer in config.layers()) + 2 * config.hidden_size
-    return 2 * elements
-
-
-def recomputed_bytes(config: ModelConfig) -> int:
-    """The same if every layer keeps its input alone and one layer at a time is computed again."""
-    largest = max(_layer_activations(config, layer) for layer in config.layers())
-    return 2 * ((config.num_layers + 2) * config.hidden_size + largest)
+    two = training_memory(config, 2, context)
+    room = gpu_bytes - two.gathered - (two.recomputed if recompute else two.activations)
+    return max(2, math.ceil(2 * two.state / room)) if room > 0 else None
 
 
 @dataclass(frozen=True)

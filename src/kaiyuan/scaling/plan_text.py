@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kaiyuan.progress import quantity
-from kaiyuan.scaling.memory import CAST, GIB, GRADIENT, MASTER, MOMENTS, USABLE
+from kaiyuan.scaling.memory import CAST, GIB, MASTER, MOMENTS, USABLE, gradient_bytes
 from kaiyuan.scaling.plan import Plan
 from kaiyuan.scaling.text import Section, binary, render, scientific
 
@@ -35,18 +35,28 @@ def _parameters(plan: Plan) -> Section:
 
 def _training_memory(plan: Plan) -> Section:
     memory, layer = plan.memory, plan.memory.gathered
+    grad = gradient_bytes(plan.gpus)
+    kind = "bfloat16" if grad == CAST else "float32"
     rows = [
         ("weights", binary(memory.parameters), f"{MASTER} bytes a parameter, float32"),
-        ("gradients", binary(memory.gradients), f"{GRADIENT} bytes a parameter, float32"),
+        (
+            "gradients",
+            binary(memory.gradients),
+            f"{grad} bytes a parameter, {kind}",
+        ),
         ("AdamW's moments", binary(memory.moments), f"{MOMENTS} bytes a parameter, float32"),
-        ("casts of weights", binary(memory.casts), f"{CAST} bytes a parameter, bfloat16"),
+        ("copies that products read", binary(memory.casts), f"{CAST} bytes a parameter, bfloat16"),
         ("state in all", binary(memory.state), f"{binary(memory.state * plan.gpus)} in all"),
     ]
     if layer:
         rows.append(("largest layer, gathered", binary(layer), "bfloat16, whole on every GPU while it is computed"))
     rows += [
-        ("activations", binary(memory.activations), f"one sequence of {plan.context:,} tokens, all kept"),
-        ("activations, recomputed", binary(memory.recomputed), "layers keep only their input; costs a third more time"),
+        ("activations", binary(memory.activations), f"one sequence of {plan.context:,} tokens, at the fullest moment"),
+        (
+            "activations, recomputed",
+            binary(memory.recomputed),
+            'blocks run again (recompute = "blocks"); a quarter more time',
+        ),
     ]
     where = "one GPU" if plan.gpus == 1 else f"each of {plan.gpus:,} GPUs, state evenly sharded"
     return Section(f"Training memory on {where}", rows)

@@ -41,8 +41,9 @@ class Batch:
         return self._map(lambda value: value[part])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on ``device``."""
-        return self._map(lambda value: value.to(device, non_blocking=True))
+        """The same batch on ``device``. To a GPU from pinned memory: from other memory the copy would wait for it."""
+        pin = torch.device(device).type == "cuda"
+        return self._map(lambda value: (value.pin_memory() if pin else value).to(device, non_blocking=True))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(

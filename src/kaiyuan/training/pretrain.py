@@ -13,6 +13,7 @@ from kaiyuan.corpus.loader import MixturePhase, TokenLoader
 from kaiyuan.corpus.shards import open_shards
 from kaiyuan.errors import ConfigError
 from kaiyuan.files import write_json
+from kaiyuan.model.fused import use_kernels
 from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import quantity, say
@@ -46,7 +47,8 @@ def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **mo
         x = section.batch_over_noise
         ratio = PAPER_RATIO if x is None else expert_lr_ratio(x, reading=section.ratio_reading)
     same = ("lr", "warmup", "decay_to", "final_lr", "anneal_share", "eps", "weight_decay", "clip", "balance_loss",
-            "z_loss", "attention_dropout", "hidden_dropout", "micro_batches", "checkpoint_every")  # fmt: skip
+            "z_loss", "attention_dropout", "hidden_dropout", "micro_batches", "recompute",
+            "checkpoint_every")  # fmt: skip
     values: dict[str, Any] = {name: getattr(section, name) for name in same}
     values |= {
         "expert_lr_ratio": ratio,
@@ -54,12 +56,14 @@ def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **mo
         "routing": RoutingPolicy(**section.routing.model_dump(), seed=run.seed),
         "seed": run.seed,
         "tensorboard": run.tensorboard,
+        "profile": run.profile,
     }
     return TrainerSettings(steps=steps, **{**values, **more})
 
 
 def pick_device(run: RunSection) -> torch.device:
-    """The device of the recipe; applies the recipe's number of threads."""
+    """The device of the recipe; applies the recipe's number of threads and its choice of kernels."""
+    use_kernels(run.kernels)
     if run.threads:
         torch.set_num_threads(run.threads)
     name = run.device if run.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -41,17 +41,26 @@ def kernel_times(profiler: torch.profiler.profile) -> dict[str, float]:
     return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 
-def table(times: dict[str, float], steps: int, step_ms: float, names: int = 12) -> str:
-    """``kernel_times`` as text: by kind, then the ``names`` longest kernels; milliseconds and shares of one step."""
+def _short(kernel: str) -> str:
+    """What tells a kernel of PyTorch's from others: the operation inside the launcher's name."""
+    inner = re.search(r"(?:lambda|Functor|functor)[^(]*|native::(?!\w*elementwise)\w+", kernel)
+    return (inner.group() if inner and "elementwise" in kernel else kernel)[:48]
+
+
+def table(times: dict[str, float], steps: int, step_ms: float) -> str:
+    """``kernel_times`` as text: milliseconds and shares of one step by kind, with each kind's longest kernels."""
     kinds: dict[str, float] = defaultdict(float)
+    longest: dict[str, list[str]] = defaultdict(list)
     for name, time in times.items():
-        kinds[kind_of(name)] += time / steps
+        kind = kind_of(name)
+        kinds[kind] += time / steps
+        if len(longest[kind]) < 4:
+            longest[kind].append(f"{time / steps:.1f} {_short(name)}")
     busy = sum(kinds.values())
     lines = [f"{'kind of kernel':<28}{'ms a step':>10}{'share':>8}"]
     for kind, time in sorted(kinds.items(), key=lambda item: -item[1]):
-        lines.append(f"{kind:<28}{time:10.2f}{time / step_ms:8.1%}")
+        lines.append(f"{kind:<28}{time:10.2f}{time / step_ms:8.1%}   {'; '.join(longest[kind])}")
     lines.append(f"{'no kernel (or overlapped)':<28}{step_ms - busy:10.2f}{(step_ms - busy) / step_ms:8.1%}")
-    lines += [f"{time / steps:10.2f} ms  {name[:100]}" for name, time in list(times.items())[:names]]
     return "\n".join(lines)
 
 

@@ -19,13 +19,15 @@ from torch import Tensor
 from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
 from kaiyuan.model.linear import collect_gradients, drop_copies
 from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
-from kaiyuan.model.transformer import Transformer
+from kaiyuan.model.transformer import Recompute, Transformer
 from kaiyuan.progress import Progress, say
 from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
+from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
+from kaiyuan.training.profiling import StepProfiler
 from kaiyuan.training.schedule import Schedule
 
 
@@ -56,6 +58,9 @@ class TrainerSettings:
     checkpoint_every: int = 100
     router_metrics_every: int = 10
     tensorboard: bool = False
+    recompute: Recompute = "none"
+    profile: bool = False
+    """Write a trace of two steps, and where their time went, to ``profile/`` in the folder."""
     seed: int = 0
 
     @property
@@ -117,12 +122,14 @@ class Trainer:
         self._set_mode()
         log = MetricsLog(self.folder, self.step, self.settings.tensorboard)
         progress = Progress(self.label, self.settings.steps, "step", done=self.step)
+        profiler = StepProfiler(self.folder / "profile" if self.settings.profile else None)
         try:
-            with progress:
+            with progress, profiler:
                 while self.step < self.settings.steps:
                     line = self._one_step()
                     log.write(line)
-                    progress.update(loss=line["loss"], lr=line["lr"], tok_s=float(line["time"]["tokens_per_second"]))
+                    progress.update(1, loss=line["loss"], lr=line["lr"], **_speed(line["time"]))
+                    profiler.step()
                     if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
                         self._save()
         finally:
@@ -135,6 +142,7 @@ class Trainer:
         mode, settings = self.model.mode, self.settings
         mode.routing = settings.routing
         mode.attention_dropout, mode.hidden_dropout = settings.attention_dropout, settings.hidden_dropout
+        self.model.recompute(settings.recompute)
 
     def _one_step(self) -> dict[str, Any]:
         start = time.perf_counter()
@@ -158,7 +166,10 @@ class Trainer:
         if self.step % self.settings.router_metrics_every == 0 or self.step == self.settings.steps - 1:
             line["router"] = router_metrics(router)
         seconds = time.perf_counter() - start
-        line["time"] = {"seconds": round(seconds, 4), "tokens_per_second": round(batch.tokens / seconds, 1)}
+        rate = batch.tokens / seconds
+        line["time"] = {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
+        if (share := mfu(self.model.config, batch.ids_BT.shape[1], rate, self.model.device)) is not None:
+            line["time"]["mfu"] = round(share, 4)
         if self.on_step is not None:
             self.on_step(self.step)
         self.step += 1
@@ -200,3 +211,9 @@ class Trainer:
     def _save(self) -> None:
         state = {"step": self.step, "tokens": self.tokens, "guard": self.guard.state()}
         save_training_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, self.ema)
+
+
+def _speed(time: dict[str, float]) -> dict[str, Any]:
+    """What the progress line shows of a step's speed."""
+    shown: dict[str, Any] = {"tok_s": time["tokens_per_second"]}
+    return {**shown, "mfu": f"{time['mfu']:.1%}"} if "mfu" in time else shown
