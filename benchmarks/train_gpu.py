@@ -3,6 +3,7 @@
     python benchmarks/train_gpu.py                       # everything, at the sizes of docs/lab-notes.md
     python benchmarks/train_gpu.py --only check parts    # no training: gradients, and what single parts reach
     python benchmarks/train_gpu.py --only recycle --micro-batches 4 --batch 32
+    python benchmarks/train_gpu.py --only dropless --preset 100m --batch 1 --length 262144 --recompute blocks
 
 ``check`` compares loss and gradients with the float32 reference on the CPU; ``parts`` measures products, attention and
 memory traffic alone; ``dropless`` and ``recycle`` are steps of the real trainer (float32 masters, clipping, guard,
@@ -29,6 +30,8 @@ from kaiyuan import ModelConfig
 from kaiyuan.model.loss import cross_entropy_sum
 from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
+from kaiyuan.scaling.memory import training_memory
+from kaiyuan.scaling.step_memory import over_the_state
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.profiling import kernel_times, table
@@ -39,6 +42,8 @@ PARTS = ("check", "parts", "dropless", "recycle", "peer")
 
 
 def model_config(options: argparse.Namespace) -> ModelConfig:
+    if options.preset:
+        return ModelConfig.preset(options.preset, vocab_size=options.vocabulary, max_position_embeddings=options.length)
     return ModelConfig(
         vocab_size=options.vocabulary, hidden_size=options.hidden, num_layers=options.layers,
         num_attention_heads=options.hidden // 64, num_kv_heads=max(1, options.hidden // 192), head_dim=64,
@@ -72,7 +77,7 @@ def train(options: argparse.Namespace, mode: str) -> None:
             parameter.fill_(1.0) if name.endswith("norm.weight") else parameter.normal_(0, 0.02)
     settings = TrainerSettings(
         steps=10**6, lr=1e-4, warmup=100, routing=RoutingPolicy(mode=mode), checkpoint_every=10**6,  # type: ignore[arg-type]
-        micro_batches=options.micro_batches,
+        micro_batches=options.micro_batches, recompute=options.recompute,
     )  # fmt: skip
     times: list[float] = []
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
@@ -95,7 +100,15 @@ def train(options: argparse.Namespace, mode: str) -> None:
     steps = [after - before for before, after in itertools.pairwise(times)]
     seconds = statistics.median(steps[options.warmup : options.warmup + options.steps])
     report(f"kaiyuan, {mode}", config, options, seconds)
-    print(table(kernel_times(profiler), 2, seconds * 1000), flush=True)
+    predicted = training_memory(config, 1, options.batch * options.length // options.micro_batches)
+    predicted_bytes = predicted.total_recomputing if options.recompute == "blocks" else predicted.total
+    if options.recompute == "experts":
+        predicted_bytes = predicted.state + over_the_state(config, options.batch * options.length, "experts")
+    measured = torch.cuda.max_memory_allocated()
+    print(f"memory: predicted {predicted_bytes / 2**30:.2f} GiB, measured {measured / 2**30:.2f} "
+          f"({predicted_bytes / measured - 1:+.1%})")  # fmt: skip
+    if options.breakdown:
+        print(table(kernel_times(profiler), 2, seconds * 1000), flush=True)
 
 
 def report(name: str, config: ModelConfig, options: argparse.Namespace, seconds: float) -> None:
@@ -290,6 +303,9 @@ def main() -> None:
              "warmup": 3, "micro-batches": 1}  # fmt: skip
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--preset", default="", help="a model of the ladder in place of the sizes")
+    parser.add_argument("--recompute", choices=("none", "experts", "blocks"), default="none")
+    parser.add_argument("--no-breakdown", dest="breakdown", action="store_false")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.batch} x {options.length} tokens, "
