@@ -32,9 +32,10 @@ from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.scaling.memory import training_memory
 from kaiyuan.scaling.step_memory import over_the_state
+from kaiyuan.training.allocator import grow_segments
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
-from kaiyuan.training.profiling import kernel_times, table
+from kaiyuan.training.profiling import idle_before, kernel_times, table
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
 PEAK = 989e12
@@ -109,6 +110,9 @@ def train(options: argparse.Namespace, mode: str) -> None:
           f"({predicted_bytes / measured - 1:+.1%})")  # fmt: skip
     if options.breakdown:
         print(table(kernel_times(profiler), 2, seconds * 1000), flush=True)
+        idle = idle_before(profiler)
+        print(f"idle while profiled {sum(idle.values()) / 2:.1f} ms a step; before: " +
+              "; ".join(f"{time / 2:.2f} {name[:40]}" for name, time in list(idle.items())[:8]))  # fmt: skip
 
 
 def report(name: str, config: ModelConfig, options: argparse.Namespace, seconds: float) -> None:
@@ -308,6 +312,7 @@ def main() -> None:
     parser.add_argument("--no-breakdown", dest="breakdown", action="store_false")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     options = parser.parse_args()
+    grow_segments()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.batch} x {options.length} tokens, "
           f"{options.layers} layers of {options.hidden}, 16+1 experts of {options.width}")  # fmt: skip
     for name in options.only:

@@ -172,7 +172,8 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
         made._set_mode()
         made.model.train()
         metrics, _ = made._forward_backward(RandomTokens().batch(0, made.model))
-        gradients.append((metrics["loss"], [p.grad.clone() for p in made.model.parameters() if p.grad is not None]))
+        loss = float(metrics["loss"])
+        gradients.append((loss, [p.grad.clone() for p in made.model.parameters() if p.grad is not None]))
     for loss, found in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], rel=1e-6)
         for one, other in zip(found, gradients[0][1], strict=True):

@@ -18,6 +18,7 @@ from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import quantity, say
 from kaiyuan.recipe import Recipe, RunSection, TrainingSection
+from kaiyuan.training.allocator import grow_segments
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.optimizer import PAPER_RATIO, expert_lr_ratio
@@ -64,6 +65,7 @@ def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **mo
 def pick_device(run: RunSection) -> torch.device:
     """The device of the recipe; applies the recipe's number of threads and its choice of kernels."""
     use_kernels(run.kernels)
+    grow_segments()
     if run.threads:
         torch.set_num_threads(run.threads)
     name = run.device if run.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ from kaiyuan.files import write_text
 from kaiyuan.progress import say
 
 KINDS = (
-    ("attention", r"flash|fmha|sdpa|cudnn.*attn|cudnn_generated"),
+    ("attention", r"flash|fmha|sdpa|cudnn"),
     ("grouped products", r"GroupProblemShape|grouped"),
     ("products", r"gemm|nvjet|cutlass|xmma|splitK"),
     ("optimiser", r"_adamw_update|multi_tensor_apply|lpnorm|FusedAdam"),
@@ -39,6 +39,20 @@ def kernel_times(profiler: torch.profiler.profile) -> dict[str, float]:
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
             times[event.name] += event.device_time_total / 1000
     return dict(sorted(times.items(), key=lambda item: -item[1]))
+
+
+def idle_before(profiler: torch.profiler.profile, least_us: float = 3.0) -> dict[str, float]:
+    """Milliseconds in which no kernel ran, by the kernel that came after, over all that was profiled."""
+    kernels = [event for event in profiler.events() or ()
+               if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation]  # fmt: skip
+    kernels.sort(key=lambda event: event.time_range.start)
+    idle: dict[str, float] = defaultdict(float)
+    end = kernels[0].time_range.start if kernels else 0
+    for event in kernels:
+        if event.time_range.start - end > least_us:
+            idle[event.name] += (event.time_range.start - end) / 1000
+        end = max(end, event.time_range.end)
+    return dict(sorted(idle.items(), key=lambda item: -item[1]))
 
 
 def _short(kernel: str) -> str:

@@ -150,10 +150,10 @@ class Trainer:
         self.model.mode.step = mix_seed(self.settings.seed, self.step, 1)
         batch = self.source.batch(self.step, self.model).to(self.model.device)
         self.model.train()
-        metrics, router = self._forward_backward(batch)
-        grad_norm = self._clip()
+        found, router = self._forward_backward(batch)
+        metrics = _read({**found, "grad_norm": self._clip()})
         lr = self.schedule(self.step)
-        applied = self.guard.accepts(self.step, metrics["loss"], grad_norm)
+        applied = self.guard.accepts(self.step, metrics["loss"], metrics["grad_norm"])
         if applied:
             set_lr(self.optimizer, lr)
             self.optimizer.step()
@@ -161,7 +161,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         line: dict[str, Any] = {
             "step": self.step, "tokens": batch.tokens, "lr": lr, "expert_lr": lr * self.settings.expert_lr_ratio,
-            "grad_norm": grad_norm, "applied": applied, **metrics, **batch.metrics,
+            "applied": applied, **metrics, **batch.metrics,
         }  # fmt: skip
         if self.step % self.settings.router_metrics_every == 0 or self.step == self.settings.steps - 1:
             line["router"] = router_metrics(router)
@@ -176,7 +176,7 @@ class Trainer:
         self.tokens += batch.tokens
         return line
 
-    def _forward_backward(self, batch: Batch) -> tuple[dict[str, float], list[RouterStats]]:
+    def _forward_backward(self, batch: Batch) -> tuple[dict[str, Tensor], list[RouterStats]]:
         """Gradients of the whole batch, summed over micro-batches; returns metrics and the last micro-batch's
         router stats.
         """
@@ -196,11 +196,11 @@ class Trainer:
                 collect_gradients(self.model.parameters())
             found = {**loss.metrics, "balance_loss": balance.detach(), "z_loss": z_loss.detach()}
             totals = {name: totals.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
-        return {name: float(value) for name, value in totals.items()}, router
+        return totals, router
 
-    def _clip(self) -> float:
+    def _clip(self) -> Tensor:
         limit = self.settings.clip if self.settings.clip > 0 else math.inf
-        return float(clip(self.model, self.optimizer, limit))
+        return clip(self.model, self.optimizer, limit)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -211,6 +211,12 @@ class Trainer:
     def _save(self) -> None:
         state = {"step": self.step, "tokens": self.tokens, "guard": self.guard.state()}
         save_training_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, self.ema)
+
+
+def _read(numbers: dict[str, Tensor]) -> dict[str, float]:
+    """The one place where a step waits for the device: the guard must know before the update."""
+    values = torch.stack([value.detach().float() for value in numbers.values()]).tolist()
+    return dict(zip(numbers, values, strict=True))
 
 
 def _speed(time: dict[str, float]) -> dict[str, Any]:
