@@ -130,8 +130,9 @@ class PanelExperts(Experts):
         self.up = [PanelGateUp(arena, weight, scale) for weight, scale in zip(gate_up, each[0], strict=True)]
         self.low = [Panels(arena, weight, scale) for weight, scale in zip(down, each[1], strict=True)]
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        return self.combined(self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist()), x_TD, dispatch)
+    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+        out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
+        return self.combined(out_ND, x_TD, dispatch, base_TD)
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
         return self.up[expert](x_ND) if which == "gate_up" else self.low[expert](x_ND)
