@@ -59,6 +59,7 @@ class HunYuanConfig(_Config):
     model_type = "hunyuan"
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {"num_experts_per_tok": "moe_topk", "num_local_experts": "num_experts"}
+    ignore_keys_at_rope_validation = {"alpha"}  # read by us; transformers would warn of it
     rope_parameters: dict[str, Any] | None = None
 
     def __init__(self, **values: Any) -> None:
