@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -86,6 +87,74 @@ def test_a_full_queue_and_bad_prompts_are_refused_at_once() -> None:
         with pytest.raises(KaiyuanError, match="the prompt is empty"):
             await served.submit([], LONG)
         assert len(await tokens_of(await served.submit([3], LONG))) == 200
+        await served.stop()
+
+    run(body())
+
+
+def test_a_burst_does_not_slip_past_the_full_queue() -> None:
+    """All of it asks before the first prompt has been prepared."""
+
+    async def body() -> None:
+        served = AsyncEngine(Engine(MODEL, max_num_seqs=2), max_waiting=3)
+        served.start()
+        asked = await asyncio.gather(*[served.submit([1], LONG) for _ in range(40)], return_exceptions=True)
+        refused = [answer for answer in asked if isinstance(answer, QueueFull)]
+        assert len(refused) == 35
+        for answer in asked:
+            if not isinstance(answer, BaseException):
+                await answer.aclose()
+        await settled(served)
+        await served.stop()
+
+    run(body())
+
+
+def test_a_request_prepared_while_the_server_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        served = AsyncEngine(Engine(MODEL))
+        served.start()
+        prepare = served.engine.prepare
+
+        def slow(*args: Any) -> Any:
+            time.sleep(0.3)
+            return prepare(*args)
+
+        monkeypatch.setattr(served.engine, "prepare", slow)
+        late = asyncio.create_task(served.submit([1], LONG))
+        await asyncio.sleep(0.05)
+        await served.stop(drain_seconds=0)
+        with pytest.raises(Draining):
+            await tokens_of(await late)
+        assert served._asked == 0
+
+    run(body())
+
+
+def test_an_order_left_when_the_thread_ends_is_not_forgotten() -> None:
+    async def body() -> None:
+        served = AsyncEngine(Engine(MODEL))
+        pieces = await served.submit([1], LONG)
+        served._leave = True
+        served.start()
+        with pytest.raises(Draining):
+            await tokens_of(pieces)
+        assert served.engine.pool.used == len(served.engine) == 0
+
+    run(body())
+
+
+def test_a_closed_event_loop_does_not_stop_the_engine() -> None:
+    served = AsyncEngine(Engine(MODEL))
+    served.start()
+    loop = asyncio.new_event_loop()
+    forgotten = loop.run_until_complete(served.submit([1], LONG))
+    loop.close()
+
+    async def body() -> None:
+        assert len(await tokens_of(await served.submit([2], LONG))) == 200
+        forgotten._close()
+        await settled(served)
         await served.stop()
 
     run(body())

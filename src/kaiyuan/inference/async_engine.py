@@ -149,10 +149,16 @@ class AsyncEngine:
             raise Draining("the server is stopping and takes no new request")
         if self._asked >= self.max_waiting + self.engine.scheduler.max_num_seqs:
             raise QueueFull(f"{self._asked} requests are under way or wait: ask again later")
-        sequences = await asyncio.to_thread(self.engine.prepare, list(prompt_ids), params, salt)
+        self._asked += 1  # before anything is awaited: a burst asks faster than prompts are prepared
+        try:
+            sequences = await asyncio.to_thread(self.engine.prepare, list(prompt_ids), params, salt)
+            if self._leave:
+                raise Draining("the server has stopped")
+        except BaseException:
+            self._asked -= 1
+            raise
         listener = _Listener(asyncio.get_running_loop(), asyncio.Queue(), params.n)
         number = sequences[0].request
-        self._asked += 1
 
         def begin() -> None:
             self._listeners[number] = listener
@@ -182,12 +188,16 @@ class AsyncEngine:
                 while not self._orders and not len(self.engine):
                     self._wake.wait()
             try:
-                while self._orders:
-                    self._orders.popleft()()
+                self._obey()
                 self._tell(self.engine.step())
             except Exception as error:  # whatever it was, requests that wait must hear of it
                 self._fail(error)
+        self._obey()  # what was asked for at the last moment must hear of the end too
         self._fail(Draining("the server has stopped"))
+
+    def _obey(self) -> None:
+        while self._orders:
+            self._orders.popleft()()
 
     def _tell(self, pieces: list[tuple[int, Piece]]) -> None:
         news: dict[int, list[Piece]] = {}
@@ -204,10 +214,11 @@ class AsyncEngine:
         if not isinstance(error, KaiyuanError):
             say(f"engine: a step failed: {type(error).__name__}: {error}")
             error = EngineFailure("the engine failed at this request; the server's log has the reason")
-        for number, listener in list(self._listeners.items()):
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():  # all of them first: what comes after may fail too
             listener.tell(error)
+        for number in listeners:
             self.engine.abort(number)
-        self._listeners.clear()
 
     def stats(self) -> EngineStats:
         """A snapshot; numbers may be of neighbouring steps."""
