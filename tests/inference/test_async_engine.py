@@ -139,6 +139,7 @@ def test_an_order_left_when_the_thread_ends_is_not_forgotten() -> None:
         served.start()
         with pytest.raises(Draining):
             await tokens_of(pieces)
+        await served.stop()
         assert served.engine.pool.used == len(served.engine) == 0
 
     run(body())
