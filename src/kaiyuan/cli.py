@@ -132,15 +132,24 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Any other address than this machine's own needs an API key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    api_key_file: Annotated[Path | None, typer.Option(help="Holds the API key; else $KAIYUAN_API_KEY.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Holds API keys, one a line; else $KAIYUAN_API_KEY.")
+    ] = None,
     name: Annotated[str, typer.Option(help="What the API calls the model; default: from the folder's name.")] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     kv_dtype: Annotated[str, typer.Option(help="Of the KV cache: auto, bfloat16, fp8, int8, ...")] = "auto",
     quantize: Annotated[str | None, typer.Option(help="Code the weights when loading: int8, int4 or fp8.")] = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences computed together.")] = 64,
+    max_num_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens computed in one step.")] = 2048,
+    cache_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in the KV cache; default: 1 GiB of them, 85% of a GPU.")
+    ] = None,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused (429).")] = 256,
+    request_seconds: Annotated[float, typer.Option(min=1, help="Longest time for an answer.")] = 600,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish answers at SIGTERM.")] = 30,
+    metrics_prefix: Annotated[str, typer.Option(help="Of metrics' names; vllm suits dashboards for vLLM.")] = "kaiyuan",
     speculative_tokens: Annotated[int, typer.Option(min=0, help="Tokens guessed ahead from the text itself.")] = 0,
 ) -> None:
     """Serve a model: OpenAI's API and a chat page, on this machine only unless there is an API key.
@@ -148,20 +157,24 @@ def serve(
     Example: kaiyuan serve runs/demo          then open http://127.0.0.1:8000
     """
     from kaiyuan.serving.server import serve as listen
-    from kaiyuan.serving.settings import Limits, read_api_key
+    from kaiyuan.serving.settings import Limits, read_api_keys
 
     listen(
         find_model(model),
         host,
         port,
-        api_key=read_api_key(api_key_file),
+        api_keys=read_api_keys(api_key_file),
         model_name=name,
         dtype=dtype,
         device=device,
-        limits=Limits(max_waiting=max_waiting),
+        limits=Limits(max_waiting=max_waiting, request_seconds=request_seconds),
+        metrics_prefix=metrics_prefix,
+        drain_seconds=drain_seconds,
         kv_dtype=kv_dtype,
         quantize=quantize,
         max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        cache_tokens=cache_tokens,
         speculative_tokens=speculative_tokens,
     )
 

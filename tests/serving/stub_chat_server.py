@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/tokenize":
             self.script.counted.append(body)
-            text = body.get("text") or " ".join(turn["content"] for turn in body["messages"])
+            text = body.get("prompt") or " ".join(turn["content"] for turn in body["messages"])
             self._json({"count": len(text.split()), "max_model_len": self.script.context, "tokens": []})
         elif self.path == "/v1/chat/completions":
             self._chat(body)

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from live_server import settings as server_settings
 
 from kaiyuan.serving.app import create_app
-from kaiyuan.serving.protocol import ChatRequest, CompletionRequest, TokenizeRequest
+from kaiyuan.serving.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from kaiyuan.tokenizer import Tokenizer
 
 FIELDS = {
     "/v1/chat/completions": (ChatRequest, {"messages": [{"role": "user", "content": "Hi"}]}),
     "/v1/completions": (CompletionRequest, {"prompt": "Hi"}),
-    "/tokenize": (TokenizeRequest, {"text": "Hi"}),
+    "/tokenize": (TokenizeRequest, {"prompt": "Hi"}),
+    "/detokenize": (DetokenizeRequest, {"tokens": [1, 2]}),
 }
 HOST = {"host": "localhost"}
 LEAVES = st.one_of(

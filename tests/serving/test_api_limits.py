@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from live_server import client_of
 
+import kaiyuan
 from kaiyuan.serving.body import nesting
 from kaiyuan.serving.errors import to_json
 from kaiyuan.serving.settings import Limits
@@ -83,11 +84,17 @@ def error_of(reply: httpx.Response) -> dict[str, Any]:
         (TEXT, {"logprobs": 6}, "logprobs"),
         (TEXT, {"suffix": "x"}, "suffix"),
         (TEXT, {"best_of": 3}, "best_of"),
-        ("/tokenize", {"text": None, "messages": None}, None),
+        (CHAT, {"include_stop_str_in_output": True}, "include_stop_str_in_output"),
+        (TEXT, {"allowed_token_ids": [1]}, "allowed_token_ids"),
+        ("/tokenize", {"messages": None}, None),
+        ("/tokenize", {"prompt": "Hi"}, None),
+        ("/tokenize", {"messages": ASK * 1025}, "messages"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"tokens": "1"}, "tokens"),
     ],
 )  # fmt: skip
 def test_refused(http: httpx.Client, engine: FakeEngine, path: str, fields: dict[str, Any], param: str) -> None:
-    valid = {"messages": ASK} if path == CHAT else {"prompt": "Hi"}
+    valid = {TEXT: {"prompt": "Hi"}, "/detokenize": {}}.get(path, {"messages": ASK})
     reply = http.post(path, json={**valid, **fields})
     assert reply.status_code == 400, reply.text
     error = error_of(reply)
@@ -154,6 +161,7 @@ def test_unknown_routes_and_methods(http: httpx.Client) -> None:
     assert http.get("/v1/models/tiny").json()["id"] == "tiny"
     assert http.get("/v1/models").json()["data"][0]["max_model_len"] == 1024
     assert http.get("/docs").status_code == 404
+    assert http.get("/version").json() == {"version": kaiyuan.__version__}
 
 
 def test_large_bodies_are_refused_before_they_are_read(tokenizer: Tokenizer) -> None:
@@ -193,17 +201,44 @@ def test_a_request_has_a_deadline(tokenizer: Tokenizer) -> None:
 
 def test_defaults_come_from_the_settings(tokenizer: Tokenizer) -> None:
     engine = FakeEngine(tokenizer)
-    with client_of(engine, defaults={"temperature": 0.25, "top_k": 5}) as http:
+    with client_of(engine, defaults={"temperature": 0.25, "top_k": 5, "max_tokens": 99}) as http:
         http.post(TEXT, json={"prompt": "a", "top_k": -1})
+        http.post(CHAT, json={"messages": ASK})
+        http.post(CHAT, json={"messages": ASK, "max_tokens": 200})
     assert (engine.requests[0][1].temperature, engine.requests[0][1].top_k) == (0.25, 0)
+    assert [params.max_tokens for _, params, _ in engine.requests] == [16, 99, 200]
 
 
 def test_tokenize_counts_what_the_model_reads(http: httpx.Client, tokenizer: Tokenizer) -> None:
-    text = http.post("/tokenize", json={"text": "Hi there"}).json()
-    assert (text["ids"], text["count"]) == (tokenizer.encode("Hi there"), len(tokenizer.encode("Hi there")))
+    """In vLLM's shapes."""
+    ids = tokenizer.encode("Hi 你好")
+    text = http.post("/tokenize", json={"model": "tiny", "prompt": "Hi 你好", "return_token_strs": True}).json()
+    assert (text["tokens"], text["count"], text["max_model_len"]) == (ids, len(ids), 1024)
+    assert len(text["token_strs"]) == len(ids)
+    assert http.post("/detokenize", json={"tokens": ids}).json() == {"prompt": "Hi 你好"}
     chat = http.post("/tokenize", json={"messages": [*ASK, {"role": "assistant", "content": "Ho"}]}).json()
-    assert chat["ids"][0] == tokenizer.bos_id
-    assert chat["ids"][-1] == tokenizer.eos_id
+    assert (chat["tokens"][0], chat["tokens"][-1]) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert chat["token_strs"] is None
+    assert http.post("/detokenize", json={"tokens": chat["tokens"]}).json()["prompt"].endswith("Ho<|eos|>")
+    for path in ("/tokenize", "/detokenize"):
+        assert http.post(path, json={"model": "other", "prompt": "Hi", "tokens": []}).status_code == 404
+
+
+def test_large_bodies_are_read_as_small_ones_are(http: httpx.Client, engine: FakeEngine) -> None:
+    """Those that a thread parses."""
+    filling = "x" * 70_000
+    assert http.post(TEXT, json={"prompt": "Hi", "user": filling}).status_code == 200
+    reply = http.post(TEXT, json={"prompt": "Hi", "user": filling, "n": 0})
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "n")
+
+
+def test_a_full_queue_still_tells_which_model_it_is(http: httpx.Client, engine: FakeEngine) -> None:
+    engine.counts, before = dataclasses.replace(engine.counts, waiting=9999), engine.counts
+    try:
+        assert http.post(TEXT, json={"prompt": "a"}).status_code == 429
+        assert http.get("/v1/models/tiny").status_code == 200
+    finally:
+        engine.counts = before
 
 
 def test_replies_are_always_json() -> None:

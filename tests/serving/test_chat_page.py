@@ -152,7 +152,7 @@ def test_enter_of_an_input_method_does_not_send(page: Any, script: Script) -> No
 def test_typed_tokens_are_counted_once_typing_pauses(page: Any, script: Script) -> None:
     page.type("#draft", "one two three", delay=5)
     expect(page.locator("#typed")).to_have_text("+3")
-    assert script.counted == [{"text": "one two three"}]
+    assert script.counted == [{"prompt": "one two three"}]
     page.fill("#draft", "")
     expect(page.locator("#typed")).to_have_text("")
 

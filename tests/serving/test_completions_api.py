@@ -98,6 +98,20 @@ def test_streams_report_usage(openai: OpenAI, engine: FakeEngine) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks].count("stop") == 2
 
 
+def test_usage_so_far_in_every_chunk(openai: OpenAI) -> None:
+    """vLLM's ``continuous_usage_stats``, which load generators ask for."""
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    ask: list[Any] = [{"role": "user", "content": "Hi"}]
+    for chunks in (
+        list(openai.completions.create(model="tiny", prompt="a b", stream=True, stream_options=options)),
+        list(openai.chat.completions.create(model="tiny", messages=ask, stream=True, stream_options=options)),
+    ):
+        counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage]
+        assert len(counts) == len(chunks)
+        assert counts == sorted(counts)
+        assert counts[-1] > counts[0]
+
+
 def test_a_model_without_a_tokenizer_takes_ids() -> None:
     with client_of(FakeEngine(None)) as http:
         good = http.post("/v1/completions", json={"prompt": [1, 2], "logprobs": 1})
@@ -106,4 +120,4 @@ def test_a_model_without_a_tokenizer_takes_ids() -> None:
             bad = http.post("/v1/completions", json=body)
             assert bad.status_code == 400
             assert "no tokenizer" in bad.json()["error"]["message"]
-        assert http.post("/tokenize", json={"text": "a"}).status_code == 400
+        assert http.post("/tokenize", json={"prompt": "a"}).status_code == 400

@@ -202,7 +202,7 @@ def test_errors_are_one_line(real: tuple[Home, Engine], words: tuple[str, ...], 
 
 
 def test_a_key_is_asked_for(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with serving(FakeEngine(tokenizer), api_key=KEY) as address:
+    with serving(FakeEngine(tokenizer), api_keys=(KEY,)) as address:
         llm = Home(tmp_path / "llm", address)
         code, _, err = llm("-m", "chat", "Hi")
         assert code == 1

@@ -245,7 +245,7 @@ def test_prompts_as_text_at_once_with_a_key(
     tasks: Tasks, folder: Path, reference: Reference, written_rows: tuple[Rows, str]
 ) -> None:
     how = {"tokenizer": folder, "max_length": CONTEXT, "tokenized_requests": False, "num_concurrent": 4}
-    with serving(AsyncEngine(Engine(folder)), api_key=KEY) as address:
+    with serving(AsyncEngine(Engine(folder)), api_keys=(KEY,)) as address:
         ran = tasks.run(address, ["tiny_choices", "tiny_written"], **how)
     check_choices(ran, "tiny_choices", reference)
     check_written(ran, written_rows[0])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import httpx
+import pytest
 from fake_engine import FakeEngine
-from live_server import client_of
+from live_server import client_of, settings
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from kaiyuan.errors import ConfigError
+from kaiyuan.serving.app import create_app
 from kaiyuan.tokenizer import Tokenizer
 
 
@@ -20,9 +24,9 @@ def samples(http: httpx.Client) -> dict[str, float]:
     for family in text_string_to_metric_families(reply.text):
         for sample in family.samples:
             assert sample.labels["model_name"] == "tiny"
-            reason = sample.labels.get("finished_reason", "")
+            parts = [sample.labels.get(name, "") for name in ("finished_reason", "handler", "status")]
             if "le" not in sample.labels:
-                found[sample.name.removeprefix("kaiyuan:") + reason] = sample.value
+                found[sample.name.removeprefix("kaiyuan:") + "".join(parts)] = sample.value
     return found
 
 
@@ -47,6 +51,34 @@ def test_engine_and_requests_are_measured(tokenizer: Tokenizer) -> None:
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert found["time_to_first_token_seconds_sum"] >= 4 * 0.009
+
+
+def test_replies_are_counted_by_route_and_status(tokenizer: Tokenizer) -> None:
+    with client_of(FakeEngine(tokenizer)) as http:
+        for body in ({"prompt": "a"}, {"prompt": "a", "stream": True}, {"prompt": ""}):
+            http.post("/v1/completions", json=body)
+        http.get("/v1/models/tiny")
+        http.get("/v1/models/other")
+        http.get(f"/{time.time()}")
+        http.get("/v1/models", headers={"host": "evil.example"})
+        found = samples(http)
+    expected = {"/v1/completions200": 2, "/v1/completions400": 1, "/v1/models/{model:path}200": 1,
+                "/v1/models/{model:path}404": 1, "404": 1, "403": 1}  # fmt: skip
+    assert {name: found[f"http_requests_total{name}"] for name in expected} == expected
+    assert len([name for name in found if name.startswith("http_requests_total")]) == len(expected)
+
+
+def test_the_prefix_can_be_vllms(tokenizer: Tokenizer) -> None:
+    with client_of(FakeEngine(tokenizer), metrics_prefix="vllm") as http:
+        http.post("/v1/completions", json={"prompt": "a"})
+        text = http.get("/metrics").text
+    names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "generation_tokens_total",
+             "time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket",
+             "e2e_request_latency_seconds_bucket", "request_success_total", "prefix_cache_hits_total")  # fmt: skip
+    assert all(f"\nvllm:{name}{{" in text for name in names)
+    assert "kaiyuan:" not in text
+    with pytest.raises(ConfigError, match="prefix"):
+        create_app(FakeEngine(tokenizer), settings(metrics_prefix="a-b"))
 
 
 def test_apps_do_not_share_a_registry(tokenizer: Tokenizer) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import kaiyuan
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.serving.body import read_request
 from kaiyuan.serving.chat import ChatAnswer, plan_chat
@@ -15,13 +16,20 @@ from kaiyuan.serving.completions import CompletionAnswer, plan_completion
 from kaiyuan.serving.conversation import conversation
 from kaiyuan.serving.errors import ApiError, Reply, engine_failed, json_reply
 from kaiyuan.serving.generation import Generation, Job, unless_gone
-from kaiyuan.serving.guard import Guard
+from kaiyuan.serving.guard import Guard, tenant_of
 from kaiyuan.serving.interface import ServedEngine
+from kaiyuan.serving.logprobs import token_name
 from kaiyuan.serving.metrics import Metrics
 from kaiyuan.serving.openapi import add_schemas, body_of
 from kaiyuan.serving.pages import load_pages
-from kaiyuan.serving.prepare import chat_prompt, check_open, encode, tokenizer_of
-from kaiyuan.serving.protocol import ChatRequest, CompletionRequest, SamplingFields, TokenizeRequest
+from kaiyuan.serving.prepare import chat_prompt, check_messages, check_model, check_open, encode, tokenizer_of
+from kaiyuan.serving.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    SamplingFields,
+    TokenizeRequest,
+)
 from kaiyuan.serving.settings import ServerSettings
 from kaiyuan.serving.streaming import EventStream
 
@@ -56,20 +64,22 @@ def create_app(engine: ServedEngine, settings: ServerSettings) -> FastAPI:
     app = FastAPI(title="kaiyuan", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     pages = load_pages()
     _add_error_handlers(app)
-    _add_routes(app, Routes(engine, settings, Metrics(engine, settings.model_name)))
+    metrics = Metrics(engine, settings.model_name, settings.metrics_prefix)
+    _add_routes(app, Routes(engine, settings, metrics))
 
     async def page(request: Request) -> Answer:
         return pages[request.url.path].reply(request.headers.get("if-none-match", ""))
 
     for path in pages:
         app.add_api_route(path, _handler(page), methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
-    app.add_middleware(Guard, settings=settings, public={*pages, "/health"})
+    app.add_middleware(Guard, settings=settings, public={*pages, "/health"}, replied=metrics.replied)
     return app
 
 
 def _add_routes(app: FastAPI, routes: Routes) -> None:
     for method, path, handler, model in (
         ("GET", "/health", routes.health, None),
+        ("GET", "/version", routes.version, None),
         ("GET", "/ready", routes.ready, None),
         ("GET", "/metrics", routes.metrics, None),
         ("GET", "/v1/models", routes.models, None),
@@ -77,13 +87,14 @@ def _add_routes(app: FastAPI, routes: Routes) -> None:
         ("POST", "/v1/chat/completions", routes.chat, ChatRequest),
         ("POST", "/v1/completions", routes.completions, CompletionRequest),
         ("POST", "/tokenize", routes.tokenize, TokenizeRequest),
+        ("POST", "/detokenize", routes.detokenize, DetokenizeRequest),
     ):
         extra = body_of(model) if model is not None else None
         app.add_api_route(
             path, _handler(handler), methods=[method], name=handler.__name__, summary=handler.__doc__,
             response_model=None, openapi_extra=extra, responses=_STATUSES if model is not None else None,
         )  # fmt: skip
-    add_schemas(app, [ChatRequest, CompletionRequest, TokenizeRequest])
+    add_schemas(app, [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest])
 
 
 _STATUSES: dict[int | str, dict[str, Any]] = {
@@ -161,6 +172,10 @@ class Routes:
         ready = self.engine.healthy and not self.engine.draining
         return json_reply({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
+    async def version(self, request: Request) -> Answer:
+        """Which kaiyuan this is."""
+        return json_reply({"version": kaiyuan.__version__})
+
     async def metrics(self, request: Request) -> Answer:
         """Metrics for Prometheus."""
         body, media_type = self.measured.text()
@@ -178,23 +193,21 @@ class Routes:
 
     async def model(self, request: Request) -> Answer:
         """One model by its name."""
-        check_open(self.engine, self.settings, request.path_params["model"])
+        check_model(self.settings, request.path_params["model"])
         return json_reply(self._model())
 
     async def chat(self, request: Request) -> Answer:
         """Answer a conversation."""
         body = await read_request(request, ChatRequest, self.settings.limits)
         check_open(self.engine, self.settings, body.model)
-        plan = await plan_chat(body, self.engine, self.settings)
-        return await self._answer(
-            request, body, [plan.job], ChatAnswer(body, plan, self.settings.model_name)
-        )  # fmt: skip
+        plan = await plan_chat(body, self.engine, self.settings, tenant_of(request.scope))
+        return await self._answer(request, body, [plan.job], ChatAnswer(body, plan, self.settings.model_name))
 
     async def completions(self, request: Request) -> Answer:
         """Continue one or more texts."""
         body = await read_request(request, CompletionRequest, self.settings.limits)
         check_open(self.engine, self.settings, body.model)
-        jobs = await plan_completion(body, self.engine, self.settings)
+        jobs = await plan_completion(body, self.engine, self.settings, tenant_of(request.scope))
         answer = CompletionAnswer(body, jobs, self.engine.engine.tokenizer, self.settings.model_name)
         return await self._answer(request, body, jobs, answer)
 
@@ -215,10 +228,22 @@ class Routes:
     async def tokenize(self, request: Request) -> Answer:
         """Token ids of a text, or of a conversation as the model reads it."""
         body = await read_request(request, TokenizeRequest, self.settings.limits)
-        tokenizer = tokenizer_of(self.engine, "text")
-        if body.text is not None:
-            ids = await encode(tokenizer, body.text)
+        check_model(self.settings, body.model)
+        tokenizer = tokenizer_of(self.engine, "prompt")
+        if body.prompt is not None:
+            ids = await encode(tokenizer, body.prompt)
         else:
-            turns = conversation(body.messages or [])
+            messages = body.messages or []
+            check_messages(messages, self.settings.limits)
+            turns = conversation(messages)
             ids = await chat_prompt(tokenizer, turns, turns[-1]["role"] == "user")
-        return json_reply({"count": len(ids), "ids": ids, "max_model_len": self.engine.engine.context})
+        names = [token_name(tokenizer, id) for id in ids] if body.return_token_strs else None
+        context = self.engine.engine.context
+        return json_reply({"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": names})
+
+    async def detokenize(self, request: Request) -> Answer:
+        """The text of token ids, special tokens too."""
+        body = await read_request(request, DetokenizeRequest, self.settings.limits)
+        check_model(self.settings, body.model)
+        tokenizer = tokenizer_of(self.engine, "tokens")
+        return json_reply({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)})

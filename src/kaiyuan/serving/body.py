@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_SHORT_BODY = 64 << 10
+"""Bytes that are parsed at once; longer bodies go to a thread so that streams under way are not held up."""
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _NAMED = re.compile(r"(\w+) (?:is not supported|needs)\b")
 """Messages about a whole object that begin with the field at fault."""
@@ -29,7 +31,10 @@ async def read_request(request: Request, model: type[Model], limits: Limits) -> 
     kind = request.headers.get("content-type", "")
     if not _JSON_TYPE.fullmatch(kind.strip()):
         raise ApiError(f"the body must be JSON: send Content-Type: application/json, not {kind[:80]!r}")
-    return validate(parse_json(await _read(request, limits), limits.json_depth), model)
+    body = await _read(request, limits)
+    if len(body) <= _SHORT_BODY:
+        return validate(parse_json(body, limits.json_depth), model)
+    return await asyncio.to_thread(lambda: validate(parse_json(body, limits.json_depth), model))
 
 
 async def _read(request: Request, limits: Limits) -> bytes:

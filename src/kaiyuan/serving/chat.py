@@ -13,10 +13,18 @@ from kaiyuan.inference.outputs import Piece, TokenLogprob
 from kaiyuan.inference.params import Grammar
 from kaiyuan.serving.conversation import conversation
 from kaiyuan.serving.errors import ApiError
-from kaiyuan.serving.generation import Generation, Job
+from kaiyuan.serving.generation import Generation, Job, Usage, usage_of_chunk
 from kaiyuan.serving.interface import ServedEngine
 from kaiyuan.serving.logprobs import chat_logprobs
-from kaiyuan.serving.prepare import chat_prompt, check_prompt, grammar_of, sampling, schema_grammar, tokenizer_of
+from kaiyuan.serving.prepare import (
+    chat_prompt,
+    check_messages,
+    check_prompt,
+    grammar_of,
+    sampling,
+    schema_grammar,
+    tokenizer_of,
+)
 from kaiyuan.serving.protocol import ChatRequest, Function
 from kaiyuan.serving.settings import Limits, ServerSettings
 from kaiyuan.serving.tools import Arguments, CallBegins, CallParser, Event, Text, call_schema, describe
@@ -36,11 +44,10 @@ class Plan:
     parallel: bool
 
 
-async def plan_chat(body: ChatRequest, engine: ServedEngine, settings: ServerSettings) -> Plan:
-    """Raises ``ApiError`` for what the limits, the model or the order of the messages forbid."""
+async def plan_chat(body: ChatRequest, engine: ServedEngine, settings: ServerSettings, tenant: str = "") -> Plan:
+    """What to do for ``tenant``. Raises ``ApiError`` for what the limits, the model or the messages' order forbid."""
     limits = settings.limits
-    if len(body.messages) > limits.messages:
-        raise ApiError(f"messages: {len(body.messages)}, at most {limits.messages} are allowed", param="messages")
+    check_messages(body.messages, limits)
     tokenizer = tokenizer_of(engine, "messages")
     functions = _functions(body, limits)
     forced = bool(functions) and body.tool_choice not in (None, "auto")
@@ -53,15 +60,17 @@ async def plan_chat(body: ChatRequest, engine: ServedEngine, settings: ServerSet
     wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if wanted == 0:
         raise ApiError("max_tokens: a chat needs at least one token", param="max_tokens")
+    if wanted is None:
+        wanted = min(room, limits.max_tokens, settings.defaults.get("max_tokens", room))
     params = sampling(
         body, engine, settings,
         room=room,
-        max_tokens=min(room, limits.max_tokens) if wanted is None else wanted,
+        max_tokens=wanted,
         grammar=grammar,
         logprobs=body.top_logprobs or 0,
     )  # fmt: skip
     names = tuple(function.name for function in functions)
-    return Plan(Job(ids, params, body.cache_salt or ""), tokenizer, names, forced, parallel)
+    return Plan(Job(ids, params, tenant + (body.cache_salt or "")), tokenizer, names, forced, parallel)
 
 
 def _functions(body: ChatRequest, limits: Limits) -> list[Function]:
@@ -146,7 +155,7 @@ class ChatAnswer:
     """The answer to ``body``, made from what ``generation`` yields."""
 
     def __init__(self, body: ChatRequest, plan: Plan, model: str) -> None:
-        self._body, self._plan = body, plan
+        self._body, self._plan, self._usage = body, plan, Usage()
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self._choices = [
             _Choice(CallParser(plan.names, forced=plan.forced, parallel=plan.parallel) if plan.names else None)
@@ -169,6 +178,7 @@ class ChatAnswer:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": generation.usage.as_json()}
 
     async def chunks(self, generation: Generation) -> AsyncGenerator[dict[str, Any], None]:
+        self._usage = generation.usage
         for index in range(len(self._choices)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
         async with aclosing(generation.pieces()) as pieces:
@@ -193,7 +203,7 @@ class ChatAnswer:
     ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
-        return {**chunk, "usage": None} if self._with_usage else chunk
+        return {**chunk, **usage_of_chunk(self._body.stream_options, self._usage)}
 
     @property
     def _with_usage(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kaiyuan.inference.outputs import Piece, TokenLogprob
 from kaiyuan.serving.errors import ApiError
-from kaiyuan.serving.generation import Generation, Job
+from kaiyuan.serving.generation import Generation, Job, usage_of_chunk
 from kaiyuan.serving.interface import ServedEngine
 from kaiyuan.serving.logprobs import CompletionLogprobs
 from kaiyuan.serving.prepare import check_prompt, encode, grammar_of, sampling, tokenizer_of
@@ -22,8 +22,10 @@ from kaiyuan.tokenizer import Tokenizer
 _DEFAULT_TOKENS = 16
 
 
-async def plan_completion(body: CompletionRequest, engine: ServedEngine, settings: ServerSettings) -> list[Job]:
-    """A job for each prompt. Raises ``ApiError`` for what the limits or the model forbid."""
+async def plan_completion(
+    body: CompletionRequest, engine: ServedEngine, settings: ServerSettings, tenant: str = ""
+) -> list[Job]:
+    """A job of ``tenant`` for each prompt. Raises ``ApiError`` for what the limits or the model forbid."""
     prompts = _prompts(body.prompt)
     if len(prompts) > settings.limits.prompts:
         raise ApiError(f"prompt: {len(prompts)} prompts, at most {settings.limits.prompts} are allowed", param="prompt")
@@ -40,7 +42,7 @@ async def plan_completion(body: CompletionRequest, engine: ServedEngine, setting
         # The engine makes at least one token; it is not shown if none was asked for.
         room = engine.engine.context - len(ids)
         params = sampling(body, engine, settings, room=room, max_tokens=max(1, wanted), **more)
-        jobs.append(Job(ids, params, body.cache_salt or ""))
+        jobs.append(Job(ids, params, tenant + (body.cache_salt or "")))
     return jobs
 
 
@@ -103,8 +105,8 @@ class CompletionAnswer:
             async for number, piece in pieces:
                 choice = self._take(number, piece)
                 if choice["text"] or choice["finish_reason"] or (choice["logprobs"] or {}).get("tokens"):
-                    chunk = {**self._head, "choices": [choice]}
-                    yield {**chunk, "usage": None} if self._with_usage else chunk
+                    usage = usage_of_chunk(self._body.stream_options, generation.usage)
+                    yield {**self._head, "choices": [choice], **usage}
         if self._with_usage:
             yield {**self._head, "choices": [], "usage": self._usage(generation)}
 

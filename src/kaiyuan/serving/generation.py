@@ -17,6 +17,7 @@ from kaiyuan.inference.params import SamplingParams
 from kaiyuan.serving.errors import ApiError, draining, engine_failed, from_engine, timed_out
 from kaiyuan.serving.interface import Pieces, ServedEngine
 from kaiyuan.serving.metrics import Metrics
+from kaiyuan.serving.protocol import StreamOptions
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -49,6 +50,13 @@ class Usage:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(self.cached.values())},
         }
+
+
+def usage_of_chunk(options: StreamOptions | None, usage: Usage) -> dict[str, Any]:
+    """What a chunk that is not the last says of usage: nothing, null, or the count so far, by ``stream_options``."""
+    if options is None or not options.include_usage:
+        return {}
+    return {"usage": usage.as_json() if options.continuous_usage_stats else None}
 
 
 class Generation:

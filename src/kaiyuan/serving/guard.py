@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from kaiyuan.serving.body import too_large
@@ -15,20 +16,36 @@ _ALWAYS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
 ]
+_TENANT = "kaiyuan.tenant"
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-class Guard:
-    """ASGI middleware. ``public`` are paths that need no key: the chat page's files, and ``/health``."""
+def tenant_of(scope: Any) -> str:
+    """Which of several keys the request came with, as the beginning of its salt: prefixes are not shared over it."""
+    return str(scope.get(_TENANT, ""))
 
-    def __init__(self, app: Any, settings: ServerSettings, public: Container[str]) -> None:
-        self._app, self._settings, self._public = app, settings, public
+
+class Guard:
+    """ASGI middleware. ``public`` are paths that need no key: the chat page's files, and ``/health``. ``replied`` is
+    told the route and the status of every reply.
+    """
+
+    def __init__(
+        self, app: Any, settings: ServerSettings, public: Container[str], replied: Callable[[str, int], None]
+    ) -> None:
+        self._app, self._settings, self._public, self._replied = app, settings, public, replied
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sender = _with_headers(send)
+
+        async def sender(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = _with_headers(message)
+                self._replied(getattr(scope.get("route"), "path", ""), message["status"])
+            await send(message)
+
         try:
             self._check(scope)
         except ApiError as error:
@@ -44,19 +61,25 @@ class Guard:
         if scope["path"] == "/health":
             return
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if not self._settings.api_key and _without_port(host) not in LOOPBACK_NAMES:
+        if not self._settings.api_keys and _without_port(host) not in LOOPBACK_NAMES:
             raise ApiError("this server answers requests to localhost, 127.0.0.1 and [::1] only", 403, code="bad_host")
         if scope["method"] not in ("GET", "HEAD"):
             _check_origin(headers, host)
             self._check_length(headers)
         readable = scope["method"] in ("GET", "HEAD") and scope["path"] in self._public
-        if self._settings.api_key and not readable:
-            self._check_key(headers)
+        if self._settings.api_keys and not readable:
+            scope[_TENANT] = self._tenant(headers)
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
+    def _tenant(self, headers: dict[bytes, bytes]) -> str:
+        """A name for the holder of the key that was sent, empty if there is but one; ``ApiError`` without a right key.
+
+        How long it takes does not depend on how much of a key is right, nor on which one it is.
+        """
+        keys = self._settings.api_keys
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._settings.api_key.encode()):
-            return
+        right = [known for known in keys if hmac.compare_digest(key.strip(), known.encode())]
+        if scheme.lower() == b"bearer" and right:
+            return hashlib.sha256(right[0].encode()).hexdigest() if len(keys) > 1 else ""
         message = "the API key is wrong" if key else "an API key is needed: send Authorization: Bearer KEY"
         raise ApiError(message, 401, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
@@ -78,13 +101,8 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() else host
 
 
-def _with_headers(send: Any) -> Any:
-    async def sender(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            headers = [*message.get("headers", []), *_ALWAYS]
-            if not any(name.lower() == b"cache-control" for name, _ in headers):
-                headers.append(_NO_STORE)
-            message = {**message, "headers": headers}
-        await send(message)
-
-    return sender
+def _with_headers(message: Any) -> Any:
+    headers = [*message.get("headers", []), *_ALWAYS]
+    if not any(name.lower() == b"cache-control" for name, _ in headers):
+        headers.append(_NO_STORE)
+    return {**message, "headers": headers}

@@ -1,12 +1,13 @@
-"""Prometheus metrics under vLLM's names with the prefix ``kaiyuan:``, in a registry of their own for each app."""
+"""Prometheus metrics under vLLM's names, with a prefix of ours or theirs, in a registry of their own for each app."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from kaiyuan.errors import KaiyuanError
+from kaiyuan.errors import ConfigError, KaiyuanError
 from kaiyuan.inference.async_engine import EngineStats
 from kaiyuan.inference.outputs import Piece
 from kaiyuan.serving.interface import ServedEngine
@@ -47,19 +48,29 @@ _COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
 class Metrics:
     """What the server measures, and the engine's own counts, read when somebody asks."""
 
-    def __init__(self, engine: ServedEngine, model_name: str) -> None:
+    def __init__(self, engine: ServedEngine, model_name: str, prefix: str = "kaiyuan") -> None:
         try:
-            from prometheus_client import CollectorRegistry, Histogram
+            from prometheus_client import CollectorRegistry, Counter, Histogram
         except ImportError:
             raise KaiyuanError("the server needs more packages: pip install 'kaiyuan[serve]'") from None
+        if not re.fullmatch(r"[A-Za-z_]\w*", prefix, re.ASCII):
+            raise ConfigError(f"the prefix of metrics {prefix!r} is no name: letters, digits and _ only")
         self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_EngineCounts(engine, model_name))
+        self.registry.register(_EngineCounts(engine, model_name, prefix))
+        labels = ["model_name", "handler", "status"]
+        text = "Replies by route and HTTP status."
+        self._replies = Counter(f"{prefix}:http_requests", text, labels, registry=self.registry)
+        self._model_name = model_name
         self.histograms: dict[str, Histogram] = {
-            name: Histogram(f"kaiyuan:{name}", text, ["model_name"], buckets=buckets, registry=self.registry).labels(
+            name: Histogram(f"{prefix}:{name}", text, ["model_name"], buckets=buckets, registry=self.registry).labels(
                 model_name=model_name
             )
             for name, (text, buckets) in _HISTOGRAMS.items()
         }
+
+    def replied(self, handler: str, status: int) -> None:
+        """Count a reply of the route ``handler``, empty if there is no such route."""
+        self._replies.labels(self._model_name, handler, str(status)).inc()
 
     def watch(self, prompt_tokens: int, start: float) -> JobWatch:
         """Measures a job that began at ``start`` on the monotonic clock."""
@@ -102,23 +113,23 @@ class JobWatch:
 class _EngineCounts:
     """A collector of ``engine.stats()``."""
 
-    def __init__(self, engine: ServedEngine, model_name: str) -> None:
-        self._engine, self._labels = engine, {"model_name": model_name}
+    def __init__(self, engine: ServedEngine, model_name: str, prefix: str) -> None:
+        self._engine, self._labels, self._prefix = engine, {"model_name": model_name}, prefix
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         stats, names, values = self._engine.stats(), list(self._labels), list(self._labels.values())
         for name, (text, read) in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"kaiyuan:{name}", text, labels=names)
+            gauge = GaugeMetricFamily(f"{self._prefix}:{name}", text, labels=names)
             gauge.add_metric(values, read(stats))
             yield gauge
         for name, (text, read) in _COUNTERS.items():
-            counter = CounterMetricFamily(f"kaiyuan:{name}", text, labels=names)
+            counter = CounterMetricFamily(f"{self._prefix}:{name}", text, labels=names)
             counter.add_metric(values, read(stats))
             yield counter
         finished = CounterMetricFamily(
-            "kaiyuan:request_success", "Completions by how they ended.", labels=[*names, "finished_reason"]
+            f"{self._prefix}:request_success", "Completions by how they ended.", labels=[*names, "finished_reason"]
         )
         for reason, count in stats.requests_finished.items():
             finished.add_metric([*values, reason], count)

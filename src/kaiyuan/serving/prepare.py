@@ -13,7 +13,7 @@ from kaiyuan.serving.body import nesting
 from kaiyuan.serving.conversation import Turn
 from kaiyuan.serving.errors import ApiError, draining, from_engine, queue_full
 from kaiyuan.serving.interface import ServedEngine, vocabulary_of
-from kaiyuan.serving.protocol import SamplingFields
+from kaiyuan.serving.protocol import Message, SamplingFields
 from kaiyuan.serving.settings import Limits, ServerSettings
 from kaiyuan.tokenizer import Tokenizer
 from kaiyuan.tokenizer.chat import render_chat
@@ -22,17 +22,27 @@ _SHORT_TEXT = 4096
 """Characters that are tokenized at once; longer texts go to a thread so that other requests are not held up."""
 
 
-def check_open(engine: ServedEngine, settings: ServerSettings, model: str | None) -> None:
-    """Raise ``ApiError`` unless ``model`` is served here and there is room for a request."""
+def check_model(settings: ServerSettings, model: str | None) -> None:
+    """Raise ``ApiError`` unless ``model`` is the one that is served here."""
     if model is not None and model != settings.model_name:
         raise ApiError(
             f"the model {model[:200]!r} does not exist here; there is {settings.model_name!r}",
             404, param="model", code="model_not_found",
         )  # fmt: skip
+
+
+def check_open(engine: ServedEngine, settings: ServerSettings, model: str | None) -> None:
+    """Raise ``ApiError`` unless ``model`` is served here and there is room for a request."""
+    check_model(settings, model)
     if engine.draining:
         raise draining()
     if engine.stats().waiting > settings.limits.max_waiting:
         raise queue_full()
+
+
+def check_messages(messages: Sequence[Message], limits: Limits) -> None:
+    if len(messages) > limits.messages:
+        raise ApiError(f"messages: {len(messages)}, at most {limits.messages} are allowed", param="messages")
 
 
 def tokenizer_of(engine: ServedEngine, param: str) -> Tokenizer:

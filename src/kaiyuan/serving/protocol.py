@@ -115,6 +115,8 @@ class Fields(BaseModel):
 
 class StreamOptions(Fields):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """vLLM's extension: the usage so far in every chunk."""
 
 
 class JsonSchema(Fields):
@@ -142,9 +144,16 @@ class StructuredOutputs(Fields):
     regex: str | None = None
 
 
-_GUIDED = dict.fromkeys(
-    ("guided_json", "guided_regex", "guided_choice", "guided_grammar"), "use response_format or structured_outputs"
-)
+_UNSUPPORTED = {
+    **dict.fromkeys(
+        ("guided_json", "guided_regex", "guided_choice", "guided_grammar"), "use response_format or structured_outputs"
+    ),
+    "include_stop_str_in_output": "", "allowed_token_ids": "use logit_bias", "bad_words": "use logit_bias",
+    "truncate_prompt_tokens": "", "prompt_logprobs": "use completions with echo and logprobs",
+    "logits_processors": "", "return_token_ids": "use logprobs", "return_tokens_as_token_ids": "use logprobs",
+    "use_beam_search": "ask for n and choose",
+}  # fmt: skip
+"""Of vLLM's fields, those that would change the answer."""
 
 
 class SamplingFields(Fields):
@@ -180,7 +189,7 @@ class SamplingFields(Fields):
 
 
 class CompletionRequest(SamplingFields):
-    unsupported = {"suffix": "", "prompt_embeds": "", "use_beam_search": "", **_GUIDED}
+    unsupported = {"suffix": "", "prompt_embeds": "", **_UNSUPPORTED}
     prompt: Prompt
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
@@ -234,8 +243,8 @@ class Tool(Fields):
 class ChatRequest(SamplingFields):
     unsupported = {
         "functions": "use tools", "function_call": "use tool_choice", "audio": "", "prediction": "",
-        "web_search_options": "", "use_beam_search": "", "continue_final_message": "", "chat_template": "",
-        "chat_template_kwargs": "", "documents": "", "best_of": "ask for n and choose", **_GUIDED,
+        "web_search_options": "", "continue_final_message": "", "chat_template": "", "chat_template_kwargs": "",
+        "documents": "", "echo": "", "best_of": "ask for n and choose", **_UNSUPPORTED,
     }  # fmt: skip
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=0, le=_WIDEST_INT)
@@ -257,11 +266,17 @@ class ChatRequest(SamplingFields):
 
 class TokenizeRequest(Fields):
     model: str | None = None
-    text: str | None = None
+    prompt: str | None = None
     messages: list[Message] | None = Field(None, min_length=1)
+    return_token_strs: bool | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizeRequest:
-        if (self.text is None) == (self.messages is None):
-            raise ValueError("expected either text or messages")
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("expected either prompt or messages")
         return self
+
+
+class DetokenizeRequest(Fields):
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0, le=_WIDEST_INT)]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -27,26 +28,28 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    api_key: str = "",
+    api_keys: Sequence[str] = (),
     model_name: str = "",
     dtype: str = "float32",
     device: str = "cpu",
     limits: Limits | None = None,
+    metrics_prefix: str = "kaiyuan",
     drain_seconds: float = 30.0,
     **engine_options: Any,
 ) -> None:
     """Serve the model of ``folder`` until SIGTERM or Ctrl-C; requests under way then have ``drain_seconds`` to end.
 
     ``engine_options`` go to ``Engine``. Raises ``KaiyuanError`` if the address is open to others and there is no
-    ``api_key``, before the model is loaded.
+    ``api_keys``, before the model is loaded.
     """
-    check_exposure(host, api_key)
+    check_exposure(host, api_keys)
     listener = listen(host, port)
     settings = ServerSettings(
         model_name=model_name or default_name(folder),
-        api_key=api_key,
+        api_keys=tuple(api_keys),
         defaults=generation_defaults(folder),
         limits=limits or Limits(),
+        metrics_prefix=metrics_prefix,
         drain_seconds=drain_seconds,
     )
     engine = _load(folder, dtype, device, settings, engine_options)
@@ -82,6 +85,7 @@ def _load(folder: Path, dtype: str, device: str, settings: ServerSettings, optio
     from kaiyuan.model.dtypes import compute_dtype
 
     engine = Engine(folder, dtype=compute_dtype(dtype), device=device, **options)
+    engine.warm_up()
     return AsyncEngine(engine, max_waiting=settings.limits.max_waiting)
 
 
@@ -128,5 +132,5 @@ def run_app(app: FastAPI, engine: ServedEngine, settings: ServerSettings, listen
 def _announce(settings: ServerSettings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    key = "an API key is needed" if settings.api_key else "no API key, for this machine only"
+    key = "an API key is needed" if settings.api_keys else "no API key, for this machine only"
     say(f"serving {settings.model_name} on http://{shown}:{port} ({key})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How the server presents itself. Without ``api_key`` only requests to this machine's own names are answered."""
+    """How the server presents itself. Without ``api_keys`` only requests to this machine's own names are answered."""
 
     model_name: str
-    api_key: str = field(default="", repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Any of them opens the server. Holders of different keys share no cached prefixes."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampling parameters for requests that do not say, as ``generation_defaults`` reads them."""
     limits: Limits = field(default_factory=Limits)
+    metrics_prefix: str = "kaiyuan"
+    """``vllm`` makes dashboards for vLLM work."""
     drain_seconds: float = 30.0
     """How long requests under way may go on when the server is told to stop."""
 
@@ -65,8 +68,9 @@ def generation_defaults(folder: Path) -> dict[str, Any]:
     """
     path = folder / GENERATION_FILE
     found = read_settings(path)
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    defaults = {name: found[name] for name in names if found.get(name) is not None}
+    names = {name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    names["max_new_tokens"] = "max_tokens"
+    defaults = {ours: found[theirs] for theirs, ours in names.items() if found.get(theirs) is not None}
     if found.get("do_sample") is False:
         defaults["temperature"] = 0.0
     try:
@@ -86,33 +90,39 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def read_api_key(file: Path | None) -> str:
-    """The key from ``file``, else from the environment variable ``KAIYUAN_API_KEY``; "" if there is none.
+def read_api_keys(file: Path | None) -> tuple[str, ...]:
+    """The keys in ``file``, one a line, else in the environment variable ``KAIYUAN_API_KEY``; empty if there are none.
 
     Raises ``ConfigError`` for a key that cannot be sent in a header, or is easy to guess.
     """
     if file is not None:
         try:
-            key, source = file.read_text(encoding="utf-8").strip(), str(file)
+            text, source = file.read_text(encoding="utf-8"), str(file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: the API key cannot be read: {error}") from None
-        if not key:
+        if not text.strip():
             raise ConfigError(f"{file}: the file of the API key is empty")
     else:
-        key, source = os.environ.get(KEY_VARIABLE, "").strip(), KEY_VARIABLE
-    if key and (not key.isascii() or not key.isprintable() or " " in key):
+        text, source = os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    for key in keys:
+        _check_key(key, source)
+    return tuple(dict.fromkeys(keys))
+
+
+def _check_key(key: str, source: str) -> None:
+    if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(f"{source}: an API key has printable ASCII characters without spaces")
-    if key and len(key) < _SHORTEST_KEY:
+    if len(key) < _SHORTEST_KEY:
         raise ConfigError(
             f"{source}: the API key has {len(key)} characters, at least {_SHORTEST_KEY} are needed; "
             'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
-    return key
 
 
-def check_exposure(host: str, api_key: str) -> None:
+def check_exposure(host: str, api_keys: Sequence[str]) -> None:
     """Raise ``ConfigError`` if the server would be open to others without a key."""
-    if not api_key and not is_loopback(host):
+    if not api_keys and not is_loopback(host):
         raise ConfigError(
             f"--host {host}: others can reach this address, so an API key is needed: "
             f"set the environment variable {KEY_VARIABLE} or give --api-key-file"

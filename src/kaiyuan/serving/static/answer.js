@@ -73,7 +73,7 @@ export class Answer {
     try {
       const [prompt, completion] = await Promise.all([
         countTokens({ messages: conversation.messages(node.parent) }, limit),
-        node.content ? countTokens({ text: node.content.toWellFormed() }, limit) : { count: 0 },
+        node.content ? countTokens({ prompt: node.content.toWellFormed() }, limit) : { count: 0 },
       ]);
       node.usage = { prompt: prompt.count, completion: completion.count };
       this.measure();

@@ -35,7 +35,7 @@ export async function servedModel(signal) {
   return { id: model.id, context: Number.isFinite(model.max_model_len) ? model.max_model_len : 0 };
 }
 
-/** {count, context} of {text} or {messages}. */
+/** {count, context} of {prompt} or {messages}. */
 export async function countTokens(body, signal) {
   const counted = await json(await request("tokenize", { body, signal }));
   if (!Number.isFinite(counted.count)) throw new ApiError("strange", "/tokenize");

@@ -95,7 +95,7 @@ export class Composer {
     this.counting = new AbortController();
     const { signal } = this.counting;
     try {
-      const { count } = await countTokens({ text: this.draft.value.toWellFormed() }, signal);
+      const { count } = await countTokens({ prompt: this.draft.value.toWellFormed() }, signal);
       if (!signal.aborted) this.showTyped(count);
     } catch {
       if (!signal.aborted) this.showTyped(0);
