@@ -66,6 +66,8 @@ class CorpusSection(CorpusSettings):
     """Use the corpus that comes with the package."""
     files: list[Annotated[Source, BeforeValidator(as_table)]] = []
     """Sources of one's own: paths, globs, ``hf://`` names, or tables that say more; see docs/sources.md."""
+    audit: bool = True
+    """Write pii.jsonl: what was replaced where, as keyed hashes."""
     cluster: ClusterSection | None = None
     """Read on a cluster instead of by processes of this machine."""
     decontaminate: list[str] = []

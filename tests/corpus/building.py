@@ -16,7 +16,7 @@ from kaiyuan.corpus.work import Store, plan, run_units
 
 def prepared(
     documents: Iterable[Document], folder: Path, settings: CorpusSettings, contamination: Path | None = None,
-    *, read_bytes: int = 2**27, unit_bytes: int = 2**24,
+    *, read_bytes: int = 2**27, unit_bytes: int = 2**24, key: Path | None = None,
 ) -> tuple[CleanStore, list[CleaningUnit]]:  # fmt: skip
     """Documents read into ``folder``, and the units of cleaning that they make."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,15 +25,15 @@ def prepared(
     read = Store(folder / "read")
     units = plan([Source(path=str(folder / "in.jsonl"), keep=["score"], max_dead_share=1)], unit_bytes=read_bytes)
     run_units(units, read)
-    store = CleanStore(folder / "cleaned", read, settings, contamination)
+    store = CleanStore(folder / "cleaned", read, settings, contamination, key)
     return store, store.units(units, unit_bytes)
 
 
 def build(
     documents: Iterable[Document], out: Path, settings: CorpusSettings, contamination: Path | None = None,
-    *, workers: int = 1, **sizes: int,
+    *, workers: int = 1, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole corpus in ``out``; returns its report."""
-    store, units = prepared(documents, out.parent / f"{out.name}.work", settings, contamination, **sizes)
+    store, units = prepared(documents, out.parent / f"{out.name}.work", settings, contamination, **options)
     run_units(units, store, workers=workers, label="cleaning")
     return assemble(store, units, out)

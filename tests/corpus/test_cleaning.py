@@ -210,6 +210,28 @@ def test_chinese_scripts_are_told_apart_and_converted(tmp_path: Path) -> None:
         assert row["text"].startswith(sample)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_audit_says_what_was_replaced_in_what_stays(tmp_path: Path, workers: int) -> None:
+    rng, shared = random.Random(5), "\nWrite to office@example.com, or call (202) 555-0143."
+    texts = [english(rng) for _ in range(6)]
+    mailed = [f"{text}\nThen ask number{n}@example.com about it." for n, text in enumerate(texts)]
+    documents = [document(text + shared) for text in mailed[:4]]
+    documents += [document(mailed[4]), document(mailed[4]), document(texts[5]), document("Short: a@example.com")]
+    out, settings = tmp_path / "out", CorpusSettings(held_out_share=0.3, line_documents=4)
+    build(documents, out, settings, key=tmp_path / "pii.key", workers=workers, unit_bytes=1500)
+    kept = {row["id"]: row["text"] for name in ("train", "heldout") for row in rows(out, name)}
+    audit = rows(out, "pii")
+    assert len(kept) == 6
+    by_document = {name: [row for row in audit if row["document"] == name] for name in kept}
+    assert sum(map(len, by_document.values())) == len(audit) == 4 * 3 + 1
+    for name, text in kept.items():
+        plain = next(doc.text for doc in documents if doc.text[:80] == text[:80])
+        found = [plain[row["start"] : row["start"] + row["length"]] for row in by_document[name]]
+        assert all(datum in plain and datum not in text for datum in found)
+        assert [row["kind"] for row in by_document[name]] in ([], ["email"], ["email", "email", "phone"])
+    assert len({row["hash"] for row in audit}) == 5 + 2
+
+
 def test_the_score_prefers_what_the_source_says_and_then_whole_sentences() -> None:
     text = "This is a sentence.\nmenu item\nAnother sentence that is longer."
     view = View(text, "en")

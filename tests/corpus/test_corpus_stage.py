@@ -43,6 +43,8 @@ def test_files_of_several_formats_become_a_corpus(tmp_path: Path):
     documents = {document.title or document.url: document for document in training_documents(folder)}
     assert all(d.licence == "CC0-1.0" for d in documents.values() if d.source == "notes")
     assert all(d.place for d in documents.values())
+    assert list(read_jsonl(folder / "pii.jsonl")) == []
+    assert (run / "pii.key").stat().st_mode & 0o077 == 0 and not (folder / "pii.key").exists()
     before = {file: file.stat().st_mtime_ns for file in (run / UNITS).rglob("*.json*")}
     execute(load_recipe(path, ["corpus.min_chars=100"]), run, only="corpus", overwrite=True)
     assert before == {file: file.stat().st_mtime_ns for file in (run / UNITS).rglob("*.json*")}

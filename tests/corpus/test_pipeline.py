@@ -14,7 +14,7 @@ from kaiyuan.corpus.assemble import assemble
 from kaiyuan.corpus.dedup import shingles
 from kaiyuan.corpus.filters import QualityRules
 from kaiyuan.corpus.normalize import normalize
-from kaiyuan.corpus.pii import anonymize
+from kaiyuan.corpus.pii import PrivacySettings, anonymize
 from kaiyuan.corpus.pipeline import CorpusSettings
 from kaiyuan.corpus.sources import Document, demo_documents, document_id
 from kaiyuan.corpus.split import is_held_out
@@ -172,6 +172,8 @@ def test_settings_reach_their_stage(tmp_path: Path) -> None:
     anonymous = text.replace("baker@example.com", "[EMAIL]")
     assert kept() == [anonymous + " Soon."]  # the longer one
     assert kept(anonymize=False) == [text + " Soon."]
+    assert kept(privacy=PrivacySettings(kinds=["phone"])) == [text + " Soon."]
+    assert kept(privacy=PrivacySettings(numbered=True)) == [anonymous.replace("EMAIL", "EMAIL_1") + " Soon."]
     assert kept(languages=["en", "fr"]) == [french, anonymous + " Soon."]
     assert kept(dedup_threshold=1.0) == [anonymous, anonymous + " Soon."]
     assert kept(min_chars=len(text) + 1) == [anonymous + " Soon."]

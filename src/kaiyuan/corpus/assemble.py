@@ -20,6 +20,7 @@ from kaiyuan.corpus.cleaning import CleaningUnit, CleanStore, Tally
 from kaiyuan.corpus.dedup import Decisions, Records, common_lines, decide
 from kaiyuan.corpus.dedup.choice import NAMES, NEAR, URL
 from kaiyuan.corpus.dedup.lines import among, without_lines
+from kaiyuan.corpus.pii import AUDIT
 from kaiyuan.corpus.pipeline import HELD_OUT, REJECTED, STAGES, TRAIN
 from kaiyuan.corpus.sources.document import Document, document_id, sample_of
 from kaiyuan.corpus.sources.jsonl import parser
@@ -44,9 +45,10 @@ def assemble(
 ) -> dict[str, Any]:
     """Write ``train.jsonl``, ``heldout.jsonl`` (documents) and ``rejected.jsonl`` into ``out``; returns the report.
 
-    The three appear when everything has gone well. ``groups``: see ``dedup.decide``. The report is ready for JSON:
-    ``documents`` left after each stage, UTF-8 ``bytes`` by split, language and label, ``rejected`` by reason, the same
-    by language in ``filters``, ``pii`` replaced, ``furniture`` taken out.
+    With an audit also ``pii.jsonl``: what was replaced where in the documents that stay. All appear when everything
+    has gone well. ``groups``: see ``dedup.decide``. The report is ready for JSON: ``documents`` left after each
+    stage, UTF-8 ``bytes`` by split, language and label, ``rejected`` by reason, the same by language in ``filters``,
+    ``pii`` replaced, ``furniture`` taken out.
     """
     settings = store.settings
     records = store.records(units)
@@ -56,7 +58,8 @@ def assemble(
         paths = store.line_paths(units)
         common = common_lines(records, paths, decisions.kept, settings.line_documents, memory)
     with ExitStack() as stack:
-        streams = [_open(stack, out / name) for name in (TRAIN, HELD_OUT, REJECTED)]
+        names = (TRAIN, HELD_OUT, REJECTED, *((AUDIT,) if store.key is not None else ()))
+        streams = [_open(stack, out / name) for name in names]
         writing = _Writing(store, records, decisions, common, streams)
         with Progress("writing the corpus", max(len(records), 1), "documents") as progress:
             for number, unit in enumerate(units):
@@ -79,7 +82,7 @@ class _Writing:
         self, store: CleanStore, records: Records, decisions: Decisions, common: Hashes, streams: list[BinaryIO]
     ) -> None:
         self.store, self.records, self.decisions, self.common = store, records, decisions, common
-        self.train, self.held_out, self.rejected = streams
+        self.train, self.held_out, self.rejected, *self.audit = streams
         self.settings, self.parse = store.settings, parser()
         self.tally = Tally()
         self.kept: Counter[str] = Counter()
@@ -96,15 +99,20 @@ class _Writing:
         fields = ["id", "language", "label", "bytes", "lines"]
         table = self.records.take(np.arange(start, stop), fields)
         shared = self._sharing(unit, table["lines"])
-        lines = self.store.lines(unit.key)
+        lines, kept = self.store.lines(unit.key), dict[int, str]()
         for offset, (line, row) in enumerate(zip(lines, table.tolist(), strict=True)):
             identity, language, label, size, _ = row
             if self.decisions.verdicts[start + offset]:
                 self._drop(start + offset, line, size)
             elif shared[offset]:
-                self._without_shared_lines(line)
+                kept[offset] = self._without_shared_lines(line)
             else:
-                self._keep(f"{identity:016x}", tally.languages[language], tally.labels[label], size, line)
+                kept[offset] = f"{identity:016x}"
+                self._keep(kept[offset], tally.languages[language], tally.labels[label], size, line)
+        for stream in self.audit:
+            for found in self.store.audit(unit):
+                if document := kept.get(found.pop("number")):
+                    stream.write(encoded({**found, "document": document}))
 
     def _sharing(self, unit: CleaningUnit, counts: Any) -> Any:
         """Which of a unit's documents have a line that many share."""
@@ -140,7 +148,8 @@ class _Writing:
                "reason": f"{kind}: {detail}", "sample": sample_of(document.text)}  # fmt: skip
         self.rejected.write(encoded(row))
 
-    def _without_shared_lines(self, line: bytes) -> None:
+    def _without_shared_lines(self, line: bytes) -> str:
+        """The id of what is left of a document, "" if that is too little or there already."""
         document = Document(**self.parse(line))
         text, gone = without_lines(document.text, self.common)
         self.lines_gone += gone
@@ -150,11 +159,13 @@ class _Writing:
         count = len(units_of(text))
         if len(text) < self.settings.min_chars or count < self.settings.quality.min_units:
             self._reject(document, "deduplication", NOT_ENOUGH, f"{count} units are left", size)
-        elif document.id in self.changed:
+            return ""
+        if document.id in self.changed:
             self._reject(document, "deduplication", "duplicate", f"same text as {document.id}", size)
-        else:
-            self.changed.add(document.id)
-            self._keep(document.id, document.language, document.label, size, encoded(document.row()))
+            return ""
+        self.changed.add(document.id)
+        self._keep(document.id, document.language, document.label, size, encoded(document.row()))
+        return document.id
 
     def report(self) -> dict[str, Any]:
         tally, left = self.tally, self.tally.read

@@ -23,6 +23,7 @@ from kaiyuan.corpus.dedup.records import Records, record_type
 from kaiyuan.corpus.dedup.signature import Signer, bands, of_view, shingles
 from kaiyuan.corpus.dedup.urls import normalized_url
 from kaiyuan.corpus.filters import View
+from kaiyuan.corpus.pii import Audit, audit_key
 from kaiyuan.corpus.pipeline import Cleaner, CorpusSettings, Outcome
 from kaiyuan.corpus.sources.document import Document, sample_of
 from kaiyuan.corpus.text import Hashes
@@ -30,7 +31,7 @@ from kaiyuan.corpus.work import Counts, Store, Unit
 from kaiyuan.corpus.work.store import Files, Step
 from kaiyuan.files import fingerprint, sha256_of, write_json
 
-VERSION = 1
+VERSION = 2
 """Of what cleaning makes of its input; a change here makes every unit of cleaning due again."""
 UNIT_BYTES = 16 * 2**20
 """Of documents that one unit of cleaning takes, as lines of JSON."""
@@ -97,11 +98,20 @@ class Tally:
 
 
 class CleanStore(Store):
-    """Where cleaned units lie: documents, rejected documents, records and hashes of lines, and a marker with counts."""
+    """Where cleaned units lie: documents, rejected documents, records, hashes of lines, the audit; and a marker with
+    counts. ``key`` is the file with the key of the audit (``pii.audit_key``), None for no audit.
+    """
 
-    def __init__(self, folder: Path, read: Store, settings: CorpusSettings, contamination: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        read: Store,
+        settings: CorpusSettings,
+        contamination: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
         super().__init__(folder)
-        self.read, self.settings, self.contamination = read, settings, contamination
+        self.read, self.settings, self.contamination, self.key = read, settings, contamination, key
 
     def units(self, read: Sequence[Unit], unit_bytes: int = UNIT_BYTES) -> list[CleaningUnit]:
         """The units of cleaning for what has been read; a source's limit holds for all of its units together."""
@@ -109,7 +119,8 @@ class CleanStore(Store):
         left = {unit.origin: unit.source.limit for unit in read if unit.source.limit}
         index = "" if self.contamination is None else sha256_of(self.contamination)
         threshold, lines = bands(self.settings.dedup_threshold), bool(self.settings.line_documents)
-        how = fingerprint([VERSION, self.settings.of_one(), threshold, lines, index])
+        key = "" if self.key is None else hashlib.sha256(audit_key(self.key)).hexdigest()
+        how = fingerprint([VERSION, self.settings.of_one(), threshold, lines, index, key])
         for unit, counts in self.read.needed(read):
             assert counts is not None
             wanted = min(counts.documents, left.get(unit.origin, counts.documents))
@@ -118,10 +129,10 @@ class CleanStore(Store):
             parts = max(1, -(-counts.bytes // unit_bytes))
             edges = [part * wanted // parts for part in range(parts + 1)]
             for first, last in pairwise(edges):
-                key = fingerprint([unit.key, first, last - first]) + how[:8]
+                name = fingerprint([unit.key, first, last - first]) + how[:8]
                 source = unit.source.model_copy(update={"limit": 0})
                 found.append(
-                    CleaningUnit(len(found), key, unit.origin, source, unit.parts, unit.key, first, last - first)
+                    CleaningUnit(len(found), name, unit.origin, source, unit.parts, unit.key, first, last - first)
                 )
         return found
 
@@ -130,10 +141,11 @@ class CleanStore(Store):
         assert isinstance(unit, CleaningUnit)
         folder = self._path(unit.key, "").parent
         folder.mkdir(parents=True, exist_ok=True)
-        endings = (f".jsonl{self.ending}", ".rejected.jsonl", ".records", ".lines")
+        endings = (f".jsonl{self.ending}", ".rejected.jsonl", ".records", ".lines", ".pii.jsonl")
         with Files(folder, tuple(f"{unit.key}{ending}" for ending in endings), bool(self.ending)) as files:
             writer = _Writer(files, self.settings)
-            cleaner, shown = Cleaner(self.settings, self.contamination), time.monotonic()
+            audit = None if self.key is None else Audit(audit_key(self.key))
+            cleaner, shown = Cleaner(self.settings, self.contamination, audit), time.monotonic()
             for document in islice(self.read.documents_from(unit.reads, unit.first), unit.count):
                 writer.add(cleaner(document))
                 if tick is not None and time.monotonic() - shown >= _TICK:
@@ -160,6 +172,11 @@ class CleanStore(Store):
         with self._path(unit.key, ".rejected.jsonl").open("rb") as stream:
             yield from stream
 
+    def audit(self, unit: Unit) -> Iterator[dict[str, Any]]:
+        """What was replaced in the documents that a unit's cleaning kept; ``number`` says in which of them."""
+        with self._path(unit.key, ".pii.jsonl").open("rb") as stream:
+            yield from map(json.loads, stream)
+
 
 class _Writer:
     """Writes what becomes of documents; signatures are made of some documents at a time, which is faster."""
@@ -181,6 +198,8 @@ class _Writer:
             self.files.write(1, rejected_row(outcome))
             return
         document = outcome.document
+        for row in outcome.audit:
+            self.files.write(4, {"number": self.counts.documents, **row})
         self.counts.documents += 1
         self.counts.bytes += self.files.write(0, document.row())
         view = outcome.view

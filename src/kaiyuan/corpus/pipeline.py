@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -20,7 +20,8 @@ from kaiyuan.corpus.decontaminate import Contamination
 from kaiyuan.corpus.filters import QualityRules, View, rejection_of
 from kaiyuan.corpus.language import convert, detect, script
 from kaiyuan.corpus.normalize import normalize
-from kaiyuan.corpus.pii import anonymize
+from kaiyuan.corpus.pii import Audit, PrivacySettings, find
+from kaiyuan.corpus.pii import replace as fill_in
 from kaiyuan.corpus.rules import KEYS, SETS, Rule, broken, rules_of
 from kaiyuan.corpus.sources import Document, document_id
 from kaiyuan.settings import Settings
@@ -52,6 +53,8 @@ class CorpusSettings(Settings):
     contamination_share: float = Field(default=0.0, ge=0, le=1)
     """How much of an evaluation item's runs a document must hold to go; 0: any run."""
     anonymize: bool = True
+    privacy: PrivacySettings = PrivacySettings()
+    """Which personal data and secrets to replace, and by what; see docs/privacy.md."""
     dedup_urls: bool = True
     """Keep one document of each address."""
     dedup_threshold: float = Field(default=0.8, gt=0, le=1)
@@ -96,6 +99,8 @@ class Outcome:
     reason: str = ""
     view: View | None = None
     """The text of ``document``, taken apart; None if it has changed since then."""
+    audit: tuple[dict[str, Any], ...] = ()
+    """What was replaced where, if an audit is wanted."""
 
     @property
     def kind(self) -> str:
@@ -106,8 +111,8 @@ class Outcome:
 class Cleaner:
     """The steps on one document. ``contamination`` is a file of ``Contamination``, read when it is first needed."""
 
-    def __init__(self, settings: CorpusSettings, contamination: Path | None = None) -> None:
-        self.settings, self._path = settings, contamination
+    def __init__(self, settings: CorpusSettings, contamination: Path | None = None, audit: Audit | None = None) -> None:
+        self.settings, self._path, self.audit = settings, contamination, audit
         self._rules = {label: rules_of(sets) for label, sets in settings.rules.items()}
 
     @cached_property
@@ -130,12 +135,14 @@ class Cleaner:
         stage, reason = self._stopped(view, text, self._rules.get(document.label, ()))
         if reason:
             return Outcome(document, None, language, furniture=furniture, stage=stage, reason=reason)
-        pii: Counter[str] = Counter()
-        if settings.anonymize:
-            text, pii = anonymize(text)
-        cleaned = replace(document, id=document_id(text), text=text, language=language, extra=extra)
-        unchanged = view.original == text
-        return Outcome(document, cleaned, language, pii, furniture, view=view if unchanged else None)
+        findings = find(text, settings.privacy) if settings.anonymize else []
+        new = fill_in(text, findings, settings.privacy.numbered)
+        cleaned = replace(document, id=document_id(new), text=new, language=language, extra=extra)
+        return Outcome(
+            document, cleaned, language, Counter(finding.kind for finding in findings), furniture,
+            view=view if view.original == new else None,
+            audit=() if self.audit is None else tuple(self.audit.rows(cleaned.id, text, findings)),
+        )  # fmt: skip
 
     def _stopped(self, view: View, text: str, rules: Sequence[Rule]) -> tuple[str, str]:
         settings = self.settings

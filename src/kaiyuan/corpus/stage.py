@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from kaiyuan.run import StageContext
 
 GENERATED, DEAD = "generated.jsonl", "dead.jsonl"
+AUDIT_KEY = "pii.key"
+"""In the folder of the run, not of the stage: whoever gets the audit must not get its key."""
 UNITS = "corpus.units"
 """Folder of the run where what was read is kept: other settings of cleaning need not read it again."""
 CLEANED = "corpus.cleaned"
@@ -33,14 +35,16 @@ CLEANED = "corpus.cleaned"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Write train.jsonl, heldout.jsonl, rejected.jsonl, generated.jsonl and dead.jsonl (what could not be read).
+    """Write train.jsonl, heldout.jsonl, rejected.jsonl, generated.jsonl, pii.jsonl (what was replaced where) and
+    dead.jsonl (what could not be read).
 
     Returns the report of ``assemble``, and under ``sources`` what became of the records of each source.
     """
     section, seed = context.recipe.corpus, context.recipe.run.seed
     read_store = Store((context.run / UNITS).resolve())
     read, counts = _read(context, read_store)
-    store = CleanStore((context.run / CLEANED).resolve(), read_store, section.cleaning(), _contamination(context))
+    key = (context.run / AUDIT_KEY).resolve() if section.anonymize and section.audit else None
+    store = CleanStore((context.run / CLEANED).resolve(), read_store, section.cleaning(), _contamination(context), key)
     units = store.units(read)
     _do(context, units, store, "cleaning")
     report = assemble(store, units, context.folder, groups=_groups(section, store, units))
