@@ -28,7 +28,8 @@ AVERAGE = ("-march=x86-64-v3",)
 """A processor of ten years ago: without matrix units and bfloat16, so that the plain code is what is tested."""
 WIDE = TINY.replace(hidden_size=64, num_kv_heads=1, head_dim=24, intermediate_size=72, num_experts=6, top_k=2)
 ODD = TINY.replace(hidden_size=36, head_dim=12, num_shared_experts=0, qk_norm=False, tie_word_embeddings=False)
-CONFIGS = {"tiny": TINY, "wide": WIDE, "odd": ODD}
+EIGHTY = TINY.replace(head_dim=80, num_attention_heads=6)
+CONFIGS = {"tiny": TINY, "wide": WIDE, "odd": ODD, "eighty": EIGHTY}
 ERRORS = {"float32": 1e-6, "bfloat16": 4e-3, "int8": 2e-4, "int4": 5e-3}
 """Of a product, relative: what rounding activations to bfloat16 or 15 bits costs, with room."""
 

@@ -40,6 +40,8 @@ class NativeRunner:
     """
 
     def __init__(self, model: Transformer, cache: PagedCache, sequences: int, context: int) -> None:
+        if cache.page_size != structs.PAGE:
+            raise Unsupported(f"pages of {cache.page_size} tokens")
         self.model, self._cache, self.rows = model, cache, sequences
         self._tables = PageTables(sequences, -(-(context + _LONGEST_BURST) // cache.page_size), torch.device("cpu"))
         self._kept: list[Any] = []  # what the library has addresses of
@@ -117,7 +119,7 @@ class NativeRunner:
         return structs.Model(
             layers, self._floats(rope_frequencies(config)), self._floats(model.norm.weight),
             structs.address(embedding), head.panels.struct(), config.num_layers, config.hidden_size,
-            config.num_attention_heads, config.num_kv_heads, config.head_dim, config.vocab_size, self._cache.page_size,
+            config.num_attention_heads, config.num_kv_heads, config.head_dim, config.vocab_size,
             structs.FORMATS[self._cache.dtype], structs.FORMATS[embedding.dtype], config.norm_eps,
         )  # fmt: skip
 

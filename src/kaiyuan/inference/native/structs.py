@@ -11,6 +11,8 @@ from torch import Tensor
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.float16: 3, torch.float8_e4m3fn: 4}
 INT4 = 5
+PAGE = 32
+"""Tokens of a page, as the library has it."""
 
 
 class Matrix(Structure):
@@ -38,7 +40,7 @@ class Model(Structure):
     _fields_ = [
         ("layers", POINTER(Layer)), ("frequencies", c_void_p), ("final_gain", c_void_p), ("embedding", c_void_p),
         ("head", Matrix),
-        *((name, c_int32) for name in ("count", "hidden", "heads", "kv_heads", "head_dim", "vocabulary", "page")),
+        *((name, c_int32) for name in ("count", "hidden", "heads", "kv_heads", "head_dim", "vocabulary")),
         ("cache_format", c_int32), ("embedding_format", c_int32), ("eps", c_float),
     ]  # fmt: skip
 

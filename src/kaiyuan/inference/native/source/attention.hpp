@@ -46,7 +46,7 @@ struct Running {
 
 // `rows` queries (rows, padded) of one head group look at the first `visible[row]` tokens: out (rows, padded).
 // `padded` is head_dim up to whole vectors; what lies beyond head_dim in queries must be zero.
-inline void attend(const float* queries, int rows, int padded, const int* visible, const int32_t* pages, int page,
+inline void attend(const float* queries, int rows, int padded, const int* visible, const int32_t* pages,
                    const Head& keys, const Head& values, std::vector<float>& room, float* out) {
   constexpr int BLOCK = 32, AHEAD = 16;
   room.resize(size_t(2 * BLOCK) * padded);
@@ -59,9 +59,9 @@ inline void attend(const float* queries, int rows, int padded, const int* visibl
   for (int first = 0; first < longest; first += BLOCK) {
     const int count = longest - first < BLOCK ? longest - first : BLOCK;
     for (int j = 0; j < count; j++) {
-      const int place = first + j, slot = pages[place / page] * page + place % page;
+      const int place = first + j, slot = slot_of(pages, place);
       if (place + AHEAD < longest) {
-        const int later = pages[(place + AHEAD) / page] * page + (place + AHEAD) % page;
+        const int later = slot_of(pages, place + AHEAD);
         keys.fetch(later), values.fetch(later);
       }
       keys.read(k + j * padded, slot);

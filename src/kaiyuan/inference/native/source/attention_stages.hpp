@@ -1,5 +1,6 @@
 // Stages of attention: projections, rotation and norm of queries and keys, the cache, attention itself.
 #pragma once
+#include "narrow_attention.hpp"
 #include "tile_attention.hpp"
 #include "worker.hpp"
 
@@ -92,10 +93,12 @@ struct Attending : Worker {
           visible[r] = at.position[row] + 1;
         }
       const Head keys = head(layer.keys, group), values = head(layer.values, group);
-      if (by_tiles && all >= 16)
-        tile_attention(queries.data(), all, padded, visible.data(), span.pages, model.page, keys, values, answers.data());
+      if (rounds && has_tiles() && all > 16)
+        tile_attention(queries.data(), all, padded, visible.data(), span.pages, keys, values, answers.data());
+      else if (rounds && knows_narrow(keys) && all <= 16)
+        narrow_attention(queries.data(), all, padded, visible.data(), span.pages, keys, values, answers.data());
       else
-        attend(queries.data(), all, padded, visible.data(), span.pages, model.page, keys, values, room, answers.data());
+        attend(queries.data(), all, padded, visible.data(), span.pages, keys, values, room, answers.data());
       for (int t = 0; t < count; t++)
         for (int h = 0; h < sharing; h++)
           std::memcpy(attended + (size_t(block.start + t) * model.heads + group * sharing + h) * d,
@@ -103,7 +106,7 @@ struct Attending : Worker {
     });
   }
   void cut_blocks() {
-    const int tokens = std::max(1, (by_tiles ? 256 : 16) / (model.heads / model.kv_heads));
+    const int tokens = std::max(1, (rounds && has_tiles() ? 256 : 16) / (model.heads / model.kv_heads));
     for (int s = 0; s < step.span_count; s++)
       for (int row = step.spans[s].start; row < step.spans[s].end; row += tokens)
         blocks.push_back({s, row, std::min(row + tokens, step.spans[s].end)});
@@ -128,8 +131,9 @@ struct Attending : Worker {
   }
 
   bool qk_free = false;  // the layer at hand has no QK-norm
-  const bool by_tiles = has_tiles() && model.embedding_format != FLOAT32;
+  const bool rounds = model.embedding_format != FLOAT32;  // a model in float32 is computed in float32
   TileAttention tile_attention;
+  NarrowAttention narrow_attention;
   std::vector<float> queries, answers;
   std::vector<int> visible;
 };

@@ -4,6 +4,10 @@
 
 namespace kaiyuan {
 
+constexpr int PAGE = 32;  // tokens; known to the compiler, since a division a key would cost as much as the rest
+
+inline int slot_of(const int32_t* pages, int place) { return pages[place / PAGE] * PAGE + place % PAGE; }
+
 struct Store {  // keys or values of one producing layer: (slots, kv_heads, head_dim), INT8 with a float16 scale a head
   uint8_t* data;
   _Float16* scale;
@@ -22,7 +26,7 @@ struct Model {
   const float *frequencies, *final_gain;
   const uint8_t* embedding;
   Matrix head;
-  int32_t count, hidden, heads, kv_heads, head_dim, vocabulary, page, cache_format, embedding_format;
+  int32_t count, hidden, heads, kv_heads, head_dim, vocabulary, cache_format, embedding_format;
   float eps;
 };
 

@@ -100,7 +100,7 @@ void Runner::run(const Step& step, int threads) {
       const Span& span = step.spans[s];
       for (int row = span.start; row < span.end; row++) {
         position[row] = span.length - (span.end - row) + turn;
-        slot_of[row] = span.pages[position[row] / model.page] * model.page + position[row] % model.page;
+        slot_of[row] = kaiyuan::slot_of(span.pages, position[row]);
       }
     }
     for (std::atomic<int>& counter : counters) counter = 0;

@@ -28,14 +28,14 @@ class TileAttention {
 
  public:
   // As `attend`, with queries and answers (rows, padded), padded at least head_dim; `visible` must not fall.
-  void operator()(const float* queries, int rows, int padded, const int* visible, const int32_t* pages, int page,
+  void operator()(const float* queries, int rows, int padded, const int* visible, const int32_t* pages,
                   const Head& keys, const Head& values, float* out) {
     deep_ = round_up(keys.size, 32);
     const int all = round_up(rows, ROWS);
     prepare(queries, rows, all, padded);
     for (int first = 0; first < visible[rows - 1]; first += KEYS) {
       const int count = std::min(KEYS, visible[rows - 1] - first);
-      pack(keys, values, pages, page, first, count);
+      pack(keys, values, pages, first, count);
       for (int group = 0; group < rows; group += ROWS) {
         const int last = std::min(group + ROWS, rows) - 1;
         if (visible[last] <= first) continue;
@@ -69,13 +69,13 @@ class TileAttention {
   }
 
   // Keys as two panels of 32 outputs, values as panels of 32 numbers of the head with keys as inputs.
-  void pack(const Head& keys, const Head& values, const int32_t* pages, int page, int first, int count) {
+  void pack(const Head& keys, const Head& values, const int32_t* pages, int first, int count) {
     float* room = scores_.data();  // head_dim is at most 2048
     std::fill(line_.begin(), line_.end(), 0);
     uint16_t *k = line_.data(), *v = k + size_t(KEYS) * deep_;
     if (scores_.size() < size_t(keys.size)) scores_.resize(keys.size), room = scores_.data();
     for (int j = 0; j < count; j++) {
-      const int place = first + j, slot = pages[place / page] * page + place % page;
+      const int place = first + j, slot = slot_of(pages, place);
       narrow(k + size_t(j) * deep_, keys, slot, room);
       narrow(v + size_t(j) * deep_, values, slot, room);
     }
@@ -155,7 +155,7 @@ class TileAttention {
 
 #else
 struct TileAttention {
-  void operator()(const float*, int, int, const int*, const int32_t*, int, const Head&, const Head&, float*) {}
+  void operator()(const float*, int, int, const int*, const int32_t*, const Head&, const Head&, float*) {}
 };
 #endif
 
