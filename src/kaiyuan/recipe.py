@@ -188,9 +188,39 @@ class ExtendSection(TrainingSection):
     mixture: dict[str, float]
 
 
+class SftData(Settings):
+    """One file of conversations."""
+
+    path: str = Field(min_length=1)
+    """``synthesis`` for what that stage wrote; else a folder that ``kaiyuan curate build`` wrote, or a JSON Lines file
+    of ``{"messages": [...]}``."""
+    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    """How often each sample comes in an epoch; 0.5 takes half of them."""
+
+    def file(self) -> Path | None:
+        """Where the conversations are; None for those of the synthesis stage."""
+        if self.path == "synthesis":
+            return None
+        path = Path(self.path)
+        return path / "sft.jsonl" if path.is_dir() else path
+
+
 class SftSection(TrainingSection):
     epochs: int = Field(default=3, ge=1)
     sequence_length: int = Field(default=512, ge=16)
+    data: Annotated[list[Annotated[SftData, BeforeValidator(as_table)]], Field(min_length=1)] = [
+        SftData(path="synthesis")
+    ]
+    plain_share: Share = Field(default=0.0, ge=0, le=0.9)
+    """Share of rows that are plain text of the corpus: without any, SFT forgets it."""
+    plain_weight: float = Field(default=1.0, gt=0, le=1)
+    """What a token of plain text weighs in the loss; one of an answer weighs 1."""
+    plain_mixture: dict[str, float] = {}
+    """Weights of the corpus' labels in it; empty for those of pre-training."""
+
+    def files(self) -> list[Path]:
+        """Files outside of the run that the stage reads."""
+        return [path for item in self.data if (path := item.file()) is not None]
 
 
 class DpoSection(TrainingSection):
@@ -235,6 +265,10 @@ class Recipe(Settings):
     def has(self, stage: str) -> bool:
         """Whether the recipe asks for ``stage``."""
         return getattr(self, stage) is not None
+
+    def files(self, sections: Sequence[str]) -> list[Path]:
+        """Files that ``sections`` name and whose content decides what comes of them."""
+        return self.sft.files() if self.sft is not None and "sft" in sections else []
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

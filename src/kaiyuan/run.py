@@ -51,7 +51,7 @@ STAGES = (
     Stage("synthesis", ("corpus",), ("synthesis",), "kaiyuan.synthesis.stage:run"),
     Stage("pretrain", ("tokenizer",), ("model", "pretrain"), "kaiyuan.training.pretrain:run"),
     Stage("extend", ("tokenizer", "pretrain"), ("extend",), "kaiyuan.training.long_context:run"),
-    Stage("sft", ("synthesis", "pretrain", "extend"), ("sft",), "kaiyuan.alignment.stages:run_sft"),
+    Stage("sft", ("tokenizer", "synthesis", "pretrain", "extend"), ("sft",), "kaiyuan.alignment.stages:run_sft"),
     Stage("dpo", ("synthesis", "sft"), ("dpo",), "kaiyuan.alignment.stages:run_dpo"),
     Stage(
         "evaluation",
@@ -119,6 +119,7 @@ def _wanted(recipe: Recipe, item: Stage) -> bool:
 def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> None:
     done, partial = run / item.name, run / f"{item.name}.partial"
     inputs = {name: _manifest_of(run, name)["fingerprint"] for name in item.inputs if recipe.has(name)}
+    inputs |= {str(path): _hash_of(path) for path in recipe.files(item.sections)}
     settings = {section: getattr(recipe, section).model_dump() for section in item.sections}
     seal = fingerprint({"stage": item.name, "inputs": inputs, "settings": settings, "seed": recipe.run.seed,
                         "precision": recipe.run.precision})  # fmt: skip
@@ -140,6 +141,13 @@ def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> None:
     write_json(partial / MANIFEST, manifest)
     replace_folder(partial, done)
     say(f"{item.name}: done in {duration(seconds)}, peak memory {size(peak_memory())}")
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise KaiyuanError(f"{path}: cannot be read ({error.strerror}); the recipe names it") from None
 
 
 def _manifest_of(run: Path, name: str) -> dict[str, Any]:

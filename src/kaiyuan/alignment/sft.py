@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -100,15 +101,28 @@ def _row(samples: Sequence[ChatTokens], length: int, pad_id: int, equal: bool) -
     return PackedRow(ids, targets, weights, documents)
 
 
-class ChatSource:
-    """Batches of packed rows, in a new order every epoch. A batch depends on the step alone."""
+class Rows(Protocol):
+    """Further rows to train on, made when they are asked for."""
 
-    def __init__(self, rows: Sequence[PackedRow], batch_size: int, epochs: int, seed: int) -> None:
+    per_epoch: int
+
+    def row(self, index: int) -> PackedRow:
+        """Row ``index`` of the whole training: those of epoch e begin at ``e * per_epoch``."""
+        ...
+
+
+class ChatSource:
+    """Batches of packed rows and of ``plain`` ones, in a new order every epoch. A batch depends on the step alone."""
+
+    def __init__(
+        self, rows: Sequence[PackedRow], batch_size: int, epochs: int, seed: int, plain: Rows | None = None
+    ) -> None:
         if not rows:
             raise DataError("there are no samples to train on")
-        self.rows, self.seed = rows, seed
-        self.batch_size = min(batch_size, len(rows))
-        self.per_epoch = -(-len(rows) // self.batch_size)
+        self.rows, self.seed, self.plain = rows, seed, plain
+        self.rows_an_epoch = len(rows) + (plain.per_epoch if plain else 0)
+        self.batch_size = min(batch_size, self.rows_an_epoch)
+        self.per_epoch = -(-self.rows_an_epoch // self.batch_size)
         self.steps = epochs * self.per_epoch
         """Steps of the whole training; the last one of an epoch may have fewer rows."""
         self._epoch, self._order = -1, list[int]()
@@ -116,12 +130,17 @@ class ChatSource:
     def batch(self, step: int, model: Transformer) -> Batch:
         epoch, number = divmod(step, self.per_epoch)
         chosen = self._order_of(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
-        return stack([self.rows[index] for index in chosen])
+        return stack([self._row(epoch, index) for index in chosen])
+
+    def _row(self, epoch: int, index: int) -> PackedRow:
+        if self.plain is None or index < len(self.rows):
+            return self.rows[index]
+        return self.plain.row(epoch * self.plain.per_epoch + index - len(self.rows))
 
     def _order_of(self, epoch: int) -> list[int]:
         """The rows' order in an epoch, kept until another epoch is asked for."""
         if epoch != self._epoch:
-            self._order = Random(f"sft {self.seed} {epoch}").sample(range(len(self.rows)), len(self.rows))
+            self._order = Random(f"sft {self.seed} {epoch}").sample(range(self.rows_an_epoch), self.rows_an_epoch)
             self._epoch = epoch
         return self._order
 

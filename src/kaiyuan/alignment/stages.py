@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kaiyuan.alignment.chat_data import PlainText, read_chats, weighted
 from kaiyuan.alignment.dpo import DPOObjective
 from kaiyuan.alignment.preference import OnlineSampler, PreferenceSource, offline_pairs
 from kaiyuan.alignment.sft import ChatSource, pack
 from kaiyuan.checkpoint import load_model
+from kaiyuan.corpus.shards import open_shards
 from kaiyuan.files import read_jsonl
 from kaiyuan.inference.params import SamplingParams
 from kaiyuan.progress import say
 from kaiyuan.synthesis.problems import Problem, verify
-from kaiyuan.synthesis.stage import PREFERENCES, SFT
-from kaiyuan.tokenizer import load_tokenizer, render_training
+from kaiyuan.synthesis.stage import HELD_OUT, PREFERENCES, SFT
+from kaiyuan.tokenizer import ChatTokens, load_tokenizer
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.pretrain import compute_dtype, finish, pick_device, trainer_settings
 from kaiyuan.training.trainer import Trainer
@@ -22,28 +24,61 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kaiyuan.model.transformer import Transformer
+    from kaiyuan.recipe import SftSection
     from kaiyuan.run import StageContext
+    from kaiyuan.tokenizer import Tokenizer
 
 
 def run_sft(context: StageContext) -> dict[str, Any]:
-    """Fine-tune the newest model on the chat samples; writes model/, metrics.jsonl and report.json."""
+    """Fine-tune the newest model on the files of ``sft.data``; writes model/, metrics.jsonl and report.json."""
     section, run = context.recipe.sft, context.recipe.run
     assert section is not None
     source_folder = context.latest_model()
     tokenizer = load_tokenizer(source_folder)
-    rows = read_jsonl(context.input("synthesis") / SFT)
-    everything = [render_training(tokenizer, row["messages"]) for row in rows]
-    samples = [sample for sample in everything if len(sample.ids) <= section.sequence_length]
-    if len(samples) < len(everything):
-        say(f"sft: {len(everything) - len(samples)} samples are longer than sft.sequence_length and are left out")
+    samples, data = _conversations(context, section, tokenizer)
     packed = pack(samples, section.sequence_length, tokenizer.pad_id)
-    source = ChatSource(packed, section.batch_size, section.epochs, run.seed + 100)
+    plain = _plain_text(context, section, len(packed))
+    source = ChatSource(packed, section.batch_size, section.epochs, run.seed + 100, plain)
     used = sum(len(sample.ids) for sample in samples) / (len(packed) * section.sequence_length)
-    say(f"sft: {len(samples)} samples in {len(packed)} rows ({used:.0%} full), {source.steps} steps")
+    plain_rows = plain.per_epoch if plain else 0
+    say(f"sft: {len(samples)} samples in {len(packed)} rows ({used:.0%} full), {plain_rows} rows of plain text, "
+        f"{source.steps} steps")  # fmt: skip
     settings = trainer_settings(section, run, source.steps, seed=run.seed + 100)
     model = trainable(source_folder, context)
     trainer = Trainer("sft", model, source, language_model_loss, settings, context.folder)
-    return finish(context.folder, model, trainer.fit(), tokenizer, trainer)
+    report = finish(context.folder, model, trainer.fit(), tokenizer, trainer)
+    return {**report, "data": data, "rows": len(packed), "plain_rows": plain_rows}
+
+
+def _conversations(
+    context: StageContext, section: SftSection, tokenizer: Tokenizer
+) -> tuple[list[ChatTokens], list[dict[str, Any]]]:
+    """The samples of an epoch from all files of the recipe, and a report of each file."""
+    folder = context.input("synthesis")
+    held_out = {row["prompt"] for row in read_jsonl(folder / HELD_OUT)}
+    samples, reports = list[ChatTokens](), []
+    for number, item in enumerate(section.data):
+        found = read_chats(item.file() or folder / SFT, item.path, tokenizer, section.sequence_length, held_out)
+        for reason in ("too long", "held out"):
+            if found.counts[reason]:
+                hint = "longer than sft.sequence_length" if reason == "too long" else "problems held out for evaluation"
+                say(f"sft: {item.path}: {found.counts[reason]} samples are {hint} and are left out")
+        chosen = weighted(found.samples, item.weight, f"sft data {context.recipe.run.seed} {number}")
+        samples += chosen
+        reports.append(found.report(len(chosen)))
+    return samples, reports
+
+
+def _plain_text(context: StageContext, section: SftSection, chat_rows: int) -> PlainText | None:
+    if not section.plain_share:
+        return None
+    recipe = context.recipe
+    mixture = section.plain_mixture or (recipe.pretrain.mixture if recipe.pretrain else {})
+    shards = open_shards(context.input("tokenizer") / "shards", "train")
+    return PlainText(
+        shards, mixture or dict.fromkeys(shards, 1.0), section.sequence_length, section.plain_share,
+        section.plain_weight, chat_rows, section.epochs, recipe.run.seed + 101,
+    )  # fmt: skip
 
 
 def run_dpo(context: StageContext) -> dict[str, Any]:
