@@ -60,7 +60,7 @@ def _apart(text: str) -> Iterator[Candidate]:
 def _items(section: Block) -> dict[int, Block]:
     """The numbered items of a section, as long as the numbers go up: lists inside of an item start anew."""
     offset = section.end - len(section.body)
-    marks = []
+    marks: list[tuple[int, re.Match[str]]] = []
     for found in _ITEM.finditer(section.body):
         number = int(found[1] or found[2] or found[3])
         if number > marks[-1][0] if marks else number == 1:
