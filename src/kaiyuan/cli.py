@@ -84,8 +84,34 @@ def run_command(
     _execute(recipe, [*(changes or []), *_PROFILE[profile]], out, None, overwrite)
 
 
+@app.command("corpus")
+def corpus_command(
+    recipe: RecipeFile,
+    changes: Changes = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Clean a sample, show what goes and why, and write nothing.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Documents that a dry run looks at.")] = 2000,
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each kind that a dry run shows.")] = 2,
+) -> None:
+    """Collect, clean, anonymise, deduplicate and split the text.
+
+    Example: kaiyuan corpus recipes/demo.toml --out runs/demo
+
+    Example: kaiyuan corpus recipes/demo.toml --dry-run --sample 500
+    """
+    if not dry_run:
+        _execute(recipe, changes, out, "corpus", overwrite)
+        return
+    from kaiyuan.corpus.dry_run import dry_run as show
+    from kaiyuan.recipe import load_recipe
+
+    show(load_recipe(recipe, changes or []), sample, examples)
+
+
 for _name, _stage, _what in (
-    ("corpus", "corpus", "Collect, clean, anonymise, deduplicate and split the text."),
     ("tokenizer", "tokenizer", "Train the tokenizer and turn the corpus into token shards."),
     ("synthesize", "synthesis", "Make verified chat samples, preference pairs and held-out problems."),
     ("pretrain", "pretrain", "Train a new model on the corpus."),

@@ -163,7 +163,7 @@ def test_sets_hold_for_the_labels_that_name_them() -> None:
     def reason(label: str, **settings: object) -> str:
         text = prose() + "\nRead this." * 40
         document = Document(document_id(text), text, "test", "en", label)
-        return Cleaner(CorpusSettings(boilerplate=[], **settings))(document).reason  # type: ignore[arg-type]
+        return Cleaner(CorpusSettings(pages=[], **settings))(document).reason  # type: ignore[arg-type]
 
     rules = {"web": ["gopher_repetition"]}
     assert reason("web") == reason("books", rules=rules) == ""

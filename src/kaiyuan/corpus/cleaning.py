@@ -210,7 +210,7 @@ class _Writer:
 
     def _record(self, document: Document, view: View) -> tuple[Any, ...]:
         lines = 0
-        if self.settings.line_documents:
+        if self.settings.line_documents and self.settings.is_page(document.label, document.language):
             hashes = line_hashes(document.text)
             lines = len(hashes)
             self.files.streams[3].write(hashes.astype("<u8").tobytes())

@@ -42,8 +42,9 @@ class CorpusSettings(Settings):
     """Below it the detector is not believed, and the language that the source states holds."""
     chinese_script: Literal["", "Hans", "Hant"] = ""
     """Convert Chinese to simplified (``Hans``) or traditional (``Hant``) characters; "" leaves it as it is."""
-    boilerplate: list[str] = ["web"]
-    """Labels of documents whose menus, cookie notices, buttons and repeated headers are taken out."""
+    pages: list[str] = ["web"]
+    """Labels of documents that are web pages: their menus, cookie notices, buttons and repeated headers are taken out,
+    and lines that many of them share (``line_documents``)."""
     quality: QualityRules = QualityRules()
     """The rules that hold for all text; see ``kaiyuan.corpus.filters``."""
     rules: dict[str, list[str]] = {}
@@ -63,7 +64,7 @@ class CorpusSettings(Settings):
     """Field of ``extra`` by which the best of several duplicates is chosen; without it, how much of the text lies in
     whole sentences."""
     line_documents: int = Field(default=0, ge=0)
-    """A line that so many documents share is taken out of all of them; 0: no line is."""
+    """A line that so many pages share is taken out of all of them; 0: no line is."""
     held_out_share: float = Field(default=0.03, ge=0, lt=1)
 
     @field_validator("rules")
@@ -79,6 +80,10 @@ class CorpusSettings(Settings):
         if unknown := sorted({key for changed in limits.values() for key in changed} - KEYS):
             raise ValueError(f"no rule {', '.join(unknown)}; known: {', '.join(sorted(KEYS))}")
         return limits
+
+    def is_page(self, label: str, language: str) -> bool:
+        """Whether a document with this label and language is taken for a web page."""
+        return label in self.pages and language != "code"
 
     def of_one(self) -> dict[str, object]:
         """The settings that decide about one document alone."""
@@ -129,7 +134,7 @@ class Cleaner:
         extra, furniture = document.extra, Counter[str]()
         if language == "zh":
             text, extra = _in_script(text, extra, settings.chinese_script)
-        if document.label in settings.boilerplate and language != "code":
+        if settings.is_page(document.label, language):
             text, furniture = without_boilerplate(text)
         view = View(text, language)
         stage, reason = self._stopped(view, text, self._rules.get(document.label, ()))

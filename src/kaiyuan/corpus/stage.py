@@ -43,8 +43,10 @@ def run(context: StageContext) -> dict[str, Any]:
     section, seed = context.recipe.corpus, context.recipe.run.seed
     read_store = Store((context.run / UNITS).resolve())
     read, counts = _read(context, read_store)
+    cleaned = (context.run / CLEANED).resolve()
     key = (context.run / AUDIT_KEY).resolve() if section.anonymize and section.audit else None
-    store = CleanStore((context.run / CLEANED).resolve(), read_store, section.cleaning(), _contamination(context), key)
+    index = contamination_index(context.recipe, cleaned)
+    store = CleanStore(cleaned, read_store, section.cleaning(), index, key)
     units = store.units(read)
     _do(context, units, store, "cleaning")
     report = assemble(store, units, context.folder, groups=_groups(section, store, units))
@@ -94,14 +96,13 @@ def _read(context: StageContext, store: Store) -> tuple[list[Unit], dict[str, di
     return units, {sources[origin].path: counted.report() for origin, counted in counts.items()}
 
 
-def _contamination(context: StageContext) -> Path | None:
-    """The index of the evaluation sets that the recipe names, written into the run's folder."""
-    named = context.recipe.corpus.decontaminate
+def contamination_index(recipe: Recipe, folder: Path) -> Path | None:
+    """The index of the evaluation sets that the recipe names, written into ``folder``."""
+    named = recipe.corpus.decontaminate
     if not named:
         return None
-    index = Contamination.of({name: evaluation_items(name, context.recipe) for name in named})
-    path = (context.run / CLEANED).resolve() / "evaluation.npz"
-    index.save(path)
+    path = folder / "evaluation.npz"
+    Contamination.of({name: evaluation_items(name, recipe) for name in named}).save(path)
     return path
 
 
