@@ -77,9 +77,7 @@ def test_against_datatrove() -> None:
 
 def shares(text: str, size: int) -> tuple[float, float]:
     taken = Text(text)
-    return top_share(taken.hashes, taken.lengths, size, 3), next(
-        repeated_shares(taken.hashes, taken.lengths, range(size, size + 1))
-    )
+    return top_share(taken.hashes, taken.lengths, size, 3), next(repeated_shares(taken.hashes, taken.lengths, [size]))
 
 
 def test_against_hand_counts() -> None:
@@ -105,5 +103,5 @@ def test_windows_span_the_text() -> None:
 def test_a_long_book_is_not_called_repetitive() -> None:
     """Every 5-gram of this text occurs before, 3000 units earlier: farther apart than a window."""
     taken = Text(" ".join(f"w{number % 3000:04d}" for number in range(30_000)))
-    assert all(next(repeated_shares(*window, range(5, 6))) == 0.0 for window in windows(taken.hashes, taken.lengths))
-    assert next(repeated_shares(taken.hashes, taken.lengths, range(5, 6))) == pytest.approx(0.9)
+    assert all(next(repeated_shares(*window, [5])) == 0.0 for window in windows(taken.hashes, taken.lengths))
+    assert next(repeated_shares(taken.hashes, taken.lengths, [5])) == pytest.approx(0.9)

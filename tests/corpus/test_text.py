@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,19 @@ def test_ends_of_lines() -> None:
     assert lines.ended.tolist() == [1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
     assert lines.trailing_off.tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
     assert lines.bulleted.tolist() == [0, 0, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0]
+
+
+SYMBOL = re.compile(r"[#■□◆◇★☆●○►▼▲※]|\.\.\.|…+|[|\\^~<>=_]{2,}")
+SENTENCE = re.compile(r"[.!?…]*[.!?…](?=[\s\"'”’)]|\Z)|[。！？]+(?![.!?…])")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet='a .…!?。！"”#★|=_<\n水', max_size=30))
+def test_symbols_and_sentences(text: str) -> None:
+    assert Text(text).symbols == len(SYMBOL.findall(text))
+    mixed_marks = re.search("[.!?…][。！？]|[。！？][.!?…]", text)
+    if not mixed_marks:
+        assert Text(text).sentences == len(SENTENCE.findall(text))
 
 
 def test_paragraphs_are_set_off_by_blank_lines() -> None:

@@ -20,13 +20,13 @@ import numpy as np
 
 from kaiyuan.corpus.dedup.lines import line_hashes
 from kaiyuan.corpus.dedup.records import Records, record_type
-from kaiyuan.corpus.dedup.signature import Signer, bands, of_view, shingles
+from kaiyuan.corpus.dedup.signature import Signer, bands, of_views
 from kaiyuan.corpus.dedup.urls import normalized_url
 from kaiyuan.corpus.filters import View
 from kaiyuan.corpus.pii import Audit, audit_key
 from kaiyuan.corpus.pipeline import Cleaner, CorpusSettings, Outcome
 from kaiyuan.corpus.sources.document import Document, sample_of
-from kaiyuan.corpus.text import Hashes
+from kaiyuan.corpus.text import Hashes, Text, pieces
 from kaiyuan.corpus.work import Counts, Store, Unit
 from kaiyuan.corpus.work.store import Files, Step
 from kaiyuan.files import fingerprint, sha256_of, write_json
@@ -202,16 +202,18 @@ class _Writer:
             self.files.write(4, {"number": self.counts.documents, **row})
         self.counts.documents += 1
         self.counts.bytes += self.files.write(0, document.row())
-        view = outcome.view
-        self.shingles.append(shingles(document.text) if view is None else of_view(view))
-        self.waiting.append(self._record(document, view or View(document.text, document.language)))
+        view = outcome.view or View(document.text, document.language)
+        # Of a long text the view is a sample; what is compared with others is the whole of it.
+        views = [view] if view.original == document.text else [Text(piece) for piece in pieces(document.text)]
+        self.shingles.append(of_views(views))
+        self.waiting.append(self._record(document, view, views))
         if len(self.waiting) >= _BATCH:
             self.flush()
 
-    def _record(self, document: Document, view: View) -> tuple[Any, ...]:
+    def _record(self, document: Document, view: View, views: Sequence[Text]) -> tuple[Any, ...]:
         lines = 0
         if self.settings.line_documents and self.settings.is_page(document.label, document.language):
-            hashes = line_hashes(document.text)
+            hashes = line_hashes(views)
             lines = len(hashes)
             self.files.streams[3].write(hashes.astype("<u8").tobytes())
         url = normalized_url(document.url) if document.url and document.language != "code" else ""

@@ -18,12 +18,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from kaiyuan.corpus.repetition import duplicate_shares, repeated_shares, top_share, windows
-from kaiyuan.corpus.text import SINGLE, Hashes, Places, Text, sample
+from kaiyuan.corpus.text import GARBAGE, SINGLE, Hashes, Places, Text, sample
 from kaiyuan.errors import DataError
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"'，。；、）]+")
-_SYMBOL = re.compile(r"[#■□◆◇★☆●○►▼▲※]|\.\.\.|…+|[|\\^~<>=_]{2,}")
-_GARBAGE = re.compile("[\ufffd\ue000-\uf8ff\U000f0000-\U0010fffd]|锟斤拷|烫烫烫|屯屯屯")
+_DEBRIS = ("锟斤拷", "烫烫烫", "屯屯屯")
+"""What Chinese text looks like after it was decoded wrongly."""
 _GENERATED = re.compile(r"auto-?generated|generated (?:by|from|code)|do not (?:edit|modify)|自动生成", re.IGNORECASE)
 _PHRASES = (
     "lorem ipsum", "enable javascript", "javascript is disabled", "javascript is required", "javascript is not enabled",
@@ -169,7 +169,8 @@ def too_short(view: View, rules: QualityRules) -> str | None:
 def garbled(view: View, rules: QualityRules) -> str | None:
     if view.lower.isascii():
         return None
-    share = sum(len(match) for match in _GARBAGE.findall(view.lower)) / view.visible
+    private = int(np.count_nonzero(view.is_(GARBAGE)))
+    share = (private + sum(view.lower.count(debris) * len(debris) for debris in _DEBRIS)) / view.visible
     return _over("garbled", share, rules.max_garbage_share, "of the characters")
 
 
@@ -184,7 +185,7 @@ def word_length(view: View, rules: QualityRules) -> str | None:
 
 
 def symbols(view: View, rules: QualityRules) -> str | None:
-    share = len(_SYMBOL.findall(view.lower)) / max(view.count, 1)
+    share = view.symbols / max(view.count, 1)
     return _over("symbols", share, rules.max_symbol_share, "of the units")
 
 
@@ -240,7 +241,7 @@ def common_ngrams(view: View, rules: QualityRules) -> str | None:
 
 def repeated_ngrams(view: View, rules: QualityRules) -> str | None:
     limit = view.allowed_repetition(rules.max_repeated_ngram_share, rules)
-    share = _mean([next(repeated_shares(*window, range(5, 6))) for window in view.windows])
+    share = _mean([next(repeated_shares(*window, [5])) for window in view.windows])
     return _over("repeated 5-grams", share, limit, "of the units")
 
 

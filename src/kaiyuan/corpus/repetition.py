@@ -9,12 +9,12 @@ text spam. So n-grams are counted in windows, at most eight evenly spaced ones, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaiyuan.corpus.text import Hashes, Places, ngrams
+from kaiyuan.corpus.text import BASE, Hashes, Places, ngrams
 
 WINDOW, MAX_WINDOWS = 2000, 8
 
@@ -42,21 +42,30 @@ def top_share(hashes: Hashes, lengths: Places, size: int, least: int = 2) -> flo
     return float(most * _spans(lengths, places, size).max() / lengths.sum())
 
 
-def repeated_shares(hashes: Hashes, lengths: Places, sizes: range) -> Iterator[float]:
-    """For each size the share of the characters in n-grams that occurred before; no character counts twice.
+def repeated_shares(hashes: Hashes, lengths: Places, sizes: Sequence[int]) -> Iterator[float]:
+    """For each of the rising ``sizes`` the share of the characters in n-grams that occurred before, none counted twice.
 
-    A longer n-gram can be repeated only where a shorter one is, so places that are out stay out.
+    A longer n-gram can be repeated only where a shorter one is, so places that are out stay out, and most texts are
+    done after the first size.
     """
     total = max(int(lengths.sum()), 1)
-    places: Places | None = None
-    for size in sizes:
-        grams = ngrams(hashes, size)
-        places = np.arange(len(grams)) if places is None else places[places < len(grams)]
-        repeated, later = _shared(grams[places])
+    grams, size = ngrams(hashes, sizes[0]), sizes[0]
+    places = np.arange(len(grams))
+    for wanted in sizes:
+        for longer in range(size + 1, wanted + 1):
+            inside = places <= len(hashes) - longer
+            places, grams = places[inside], grams[inside] * BASE
+            grams += hashes[places + longer - 1]
+        size = wanted
+        repeated, later = _shared(grams)
+        if not len(repeated):
+            places, grams = places[:0], grams[:0]
+            yield 0.0
+            continue
         covered = np.zeros(len(hashes) + 1, dtype=np.int64)
         covered[places[later]] += 1
         covered[places[later] + size] -= 1
-        places = places[repeated]
+        places, grams = places[repeated], grams[repeated]
         yield int(lengths[np.cumsum(covered[:-1]) > 0].sum()) / total
 
 
@@ -77,18 +86,19 @@ def occurred_before(hashes: Hashes) -> NDArray[np.bool_]:
     return again
 
 
-def _shared(values: Hashes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which values occur more than once, and which of these not for the first time."""
+def _shared(values: Hashes) -> tuple[Places, Places]:
+    """Places of the values that occur more than once, in order, and of those that do so not for the first time."""
     ordered = np.sort(values)
     if not np.any(ordered[1:] == ordered[:-1]):
-        return np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
+        return _NONE, _NONE
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    same = ordered[1:] == ordered[:-1]
-    repeated, later = np.zeros(len(values), dtype=bool), np.zeros(len(values), dtype=bool)
-    later[order[1:][same]] = True
-    repeated[order[:-1][same]] = True
-    return repeated | later, later
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    later = order[same + 1]
+    return np.union1d(order[same], later), later
+
+
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 def _spans(lengths: Places, places: Places, size: int) -> Places:

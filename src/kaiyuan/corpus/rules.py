@@ -8,7 +8,6 @@ characters on average, so that no segmenter, and none of its versions, decides w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -113,9 +112,9 @@ def _duplicates(view: View, size: int) -> float:
     """All sizes are found together, for the shares of longer n-grams come cheaply with those of shorter ones."""
     if not view.duplicates:
         sizes = [_scaled(n, view) for n in range(5, 11)]
-        shares = [list(repeated_shares(*window, range(sizes[0], sizes[-1] + 1))) for window in _windows(view)]
+        shares = [list(repeated_shares(*window, sizes)) for window in _windows(view)]
         means = [sum(column) / len(column) for column in zip(*shares, strict=True)]
-        view.duplicates = {n: means[scaled - sizes[0]] for n, scaled in zip(range(5, 11), sizes, strict=True)}
+        view.duplicates = dict(zip(range(5, 11), means, strict=True))
     return view.duplicates[size]
 
 
@@ -131,11 +130,8 @@ def _curly_brackets(view: View) -> float:
     return view.lower.count("{")
 
 
-_SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”’」』）]*")
-
-
 def _sentences(view: View) -> float:
-    return len(_SENTENCE.findall(view.lower))
+    return view.sentences
 
 
 def _punctuated_lines(view: View) -> float:
@@ -164,7 +160,7 @@ def _han_share(view: View) -> float:
 
 def _duplicate_13_grams(view: View) -> float:
     """Share of the characters in 13-grams of characters that occurred before."""
-    repeated = [next(repeated_shares(*window, range(13, 14))) for window in _windows(view)]
+    repeated = [next(repeated_shares(*window, [13])) for window in _windows(view)]
     return sum(repeated) / len(repeated)
 
 

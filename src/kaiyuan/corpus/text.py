@@ -28,9 +28,11 @@ Places = NDArray[np.int64]
 LONGEST = 2**20
 """Characters of one ``Text``; longer ones are taken in pieces, so that memory stays within some 60 MB."""
 
-_WORD, SINGLE, _SPACE, LETTER, _APOSTROPHE, _END, _CLOSING, _BULLET = (np.uint16(1 << bit) for bit in range(8))
+_WORD, SINGLE, _SPACE, LETTER, _APOSTROPHE, _END, _CLOSING, _BULLET, _SYMBOL, _RUN, GARBAGE = (
+    np.uint16(1 << bit) for bit in range(11)
+)
 _BEYOND = 0x20000
-_BASE, _INVERSE = np.uint64(0x9E3779B97F4A7C15), np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
+BASE, _INVERSE = np.uint64(0x9E3779B97F4A7C15), np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 
 TERMINAL = ".!?。！？…؟।։｡．"
 """What a sentence ends with."""
@@ -99,6 +101,23 @@ class Text:
     def letters(self) -> int:
         """Number of letters of any script."""
         return int(np.count_nonzero(self.is_(LETTER)))
+
+    @cached_property
+    def symbols(self) -> int:
+        """Hashes, box characters and stars, ellipses, and runs of two or more of the likes of ``|`` and ``=``."""
+        run = np.concatenate((np.zeros(2, dtype=bool), self.is_(_RUN)))
+        runs = int(np.count_nonzero(run[2:] & run[1:-1] & ~run[:-2])) if run.any() else 0
+        dots = self.codes == 0x2026
+        ellipses = self.lower.count("...") + int(np.count_nonzero(dots[1:] & ~dots[:-1])) + int(dots[:1].sum())
+        return int(np.count_nonzero(self.is_(_SYMBOL))) + runs + ellipses
+
+    @cached_property
+    def sentences(self) -> int:
+        """How many sentences end: at the last of some marks in a row, if no letter follows it without a space."""
+        ends = np.flatnonzero(self.is_(_END))
+        after = np.append(self.flags, _SPACE)[ends + 1]
+        free = (after & (_SPACE | _CLOSING)) != 0
+        return int(np.count_nonzero((free | (self.codes[ends] > 0x2FFF)) & ((after & _END) == 0)))
 
     @cached_property
     def lines(self) -> Lines:
@@ -224,7 +243,7 @@ def ngrams(hashes: Hashes, size: int) -> Hashes:
         return hashes[:0]
     found = hashes[:count].copy()
     for shift in range(1, size):
-        found *= _BASE
+        found *= BASE
         found += hashes[shift : shift + count]
     return found
 
@@ -240,8 +259,9 @@ def mixed(values: Hashes) -> Hashes:
 def _flags(codes: NDArray[np.uint32]) -> NDArray[np.uint16]:
     table = _table()
     if len(codes) and int(codes.max()) >= _BEYOND:
-        # Planes 2 and 3 hold Han characters; nothing above them counts as anything.
-        codes = np.where(codes < _BEYOND, codes, np.where(codes < 0x31350, _BEYOND, _BEYOND + 1)).astype(np.uint32)
+        # Planes 2 and 3 hold Han characters, planes 15 and 16 are for private use; in between nothing counts.
+        kinds = _BEYOND + np.searchsorted(np.array([0x31350, 0xF0000]), codes, side="right")
+        codes = np.where(codes < _BEYOND, codes, kinds).astype(np.uint32)
     found: NDArray[np.uint16] = table[codes]
     return found
 
@@ -249,7 +269,7 @@ def _flags(codes: NDArray[np.uint32]) -> NDArray[np.uint16]:
 @functools.cache
 def _table() -> NDArray[np.uint16]:
     """What each code point is, as flags."""
-    table = np.zeros(_BEYOND + 2, dtype=np.uint16)
+    table = np.zeros(_BEYOND + 3, dtype=np.uint16)
     characters = [chr(code) for code in range(_BEYOND)]
     whole = "".join(characters)
     table[[match.start() for match in re.finditer(f"[{WORD}]", whole)]] |= _WORD
@@ -259,9 +279,13 @@ def _table() -> NDArray[np.uint16]:
     table[[code for code, character in enumerate(characters) if character.isspace()]] |= _SPACE
     table[[code for code, character in enumerate(characters) if character.isalpha()]] |= LETTER
     for marks, flag in (("'’", _APOSTROPHE), (TERMINAL, _END), (_CLOSERS, _CLOSING),
-                        ("-*•·●◦▪■◆0123456789", _BULLET)):  # fmt: skip
+                        ("-*•·●◦▪■◆0123456789", _BULLET), ("#■□◆◇★☆●○►▼▲※", _SYMBOL),
+                        ("|\\^~<>=_", _RUN)):  # fmt: skip
         table[[ord(mark) for mark in marks]] |= flag
+    table[0xE000:0xF900] |= GARBAGE  # for private use
+    table[0xFFFD] |= GARBAGE
     table[_BEYOND] = SINGLE | LETTER
+    table[_BEYOND + 2] = GARBAGE
     return table
 
 
@@ -273,7 +297,7 @@ def _powers(count: int) -> tuple[Hashes, Hashes]:
     have = _grown.get("powers")
     if have is None or len(have[0]) < count:
         size = max(2**14, 1 << (count - 1).bit_length())
-        have = _grown["powers"] = (_geometric(_BASE, size), _geometric(_INVERSE, size))
+        have = _grown["powers"] = (_geometric(BASE, size), _geometric(_INVERSE, size))
     return have[0][:count], have[1]
 
 

@@ -7,7 +7,7 @@ on the order of documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,9 @@ _BYTES = 16
 _SLICE = 2**16
 
 
-def line_hashes(text: str) -> Hashes:
-    """The hash of every line of ``text`` that counts, once each, sorted."""
-    return np.unique(np.concatenate([_of_piece(Text(piece))[0] for piece in pieces(text)]))
+def line_hashes(views: Iterable[Text]) -> Hashes:
+    """The hash of every line that counts of a text in pieces, once each, sorted."""
+    return np.unique(np.concatenate([_of_piece(view)[0] for view in views]))
 
 
 def _of_piece(view: Text) -> tuple[Hashes, Places]:

@@ -10,6 +10,7 @@ less than once in 200 times.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,15 @@ _STRIDE = np.uint64(0x9E3779B97F4A7C15)
 
 def shingles(text: str) -> Hashes:
     """Hashes of the shingles of ``text``, with repetitions; one shingle if it is shorter than a shingle."""
-    return np.concatenate([of_view(Text(piece)) for piece in pieces(text)])
+    return of_views(map(Text, pieces(text)))
 
 
-def of_view(view: Text) -> Hashes:
-    """The same for a text that is taken apart already."""
+def of_views(views: Iterable[Text]) -> Hashes:
+    """The same for a text in pieces that are taken apart already."""
+    return np.concatenate([_of_piece(view) for view in views])
+
+
+def _of_piece(view: Text) -> Hashes:
     size = HAN_SHINGLE if view.is_han else WORD_SHINGLE
     found = ngrams(view.hashes, min(size, max(len(view.hashes), 1)))
     return mixed(found) if len(found) else np.zeros(1, dtype=np.uint64)
