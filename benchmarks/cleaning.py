@@ -48,6 +48,13 @@ from kaiyuan.corpus.work import Store, plan, run_units
 
 LONGEST = 4000
 WEB = {"web": list(SETS)}
+ZH_VALUES: tuple[dict[str, Any], ...] = (
+    {"dup_line_frac": 0.287, "top_n_grams": ((2, 0.256), (3, 0.201), (4, 0.171)),
+     "dup_n_grams": ((5, 0.198), (6, 0.182), (7, 0.167), (8, 0.154), (9, 0.14), (10, 0.127))},
+    {"min_avg_word_length": 1, "max_avg_word_length": 5, "max_non_alpha_words_ratio": 0.735,
+     "stop_words": list("的了是在不有我一这人也而以其之为于与上下来他")},
+    {"line_punct_thr": 0.106, "new_line_ratio": 0.178, "short_line_thr": 999},
+)  # fmt: skip
 
 
 def pages(size: int, seed: int = 1) -> Iterator[tuple[str, str]]:
@@ -205,11 +212,14 @@ def theirs(source: Path, work: Path, workers: int, *, filters: bool = True) -> d
         folder = work / code
         chain: list[Any] = [JsonlReader(str(source)), LambdaFilter(OfLanguage(code))]
         if filters:
-            words = {} if code == "en" else {"stop_words": list("的了是在不有我一这人也而以其之为于与上下来他")}
+            # For Chinese with the values of FineWeb-2, as ours; with those for English nothing would be left.
+            repetition, quality, fineweb = ZH_VALUES if code == "zh" else ({}, {}, {})
             chain += [
-                GopherRepetitionFilter(language=name), GopherQualityFilter(language=name, **words),
-                C4QualityFilter(language=name, filter_no_terminal_punct=False), FineWebQualityFilter(language=name),
-            ]  # fmt: skip
+                GopherRepetitionFilter(language=name, **repetition),
+                GopherQualityFilter(language=name, **quality),
+                C4QualityFilter(language=name, filter_no_terminal_punct=False),
+                FineWebQualityFilter(language=name, char_duplicates_ratio=0.1, **fineweb),
+            ]
         taken["clean"] += run(f"clean {code}", [*chain, JsonlWriter(str(folder / "clean"), compression=None)])
         signatures, pairs, gone = (str(folder / name) for name in ("signatures", "pairs", "gone"))
         read = JsonlReader(str(folder / "clean"))

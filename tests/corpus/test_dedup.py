@@ -92,7 +92,7 @@ def test_precision_and_recall_on_the_labelled_set(
 ) -> None:
     records = write(tmp_path, [case.document.text for case in labelled])
     kept = np.ones(len(records), dtype=bool)
-    left, right, _ = _similar_pairs(records, same_band(records, kept, 2**30), 0.8)
+    left, right = _similar_pairs(records, same_band(records, kept, 2**30), 0.8)
     found = set(zip(left.tolist(), right.tolist(), strict=True))
     true = {pair for pair, similarity in exact.items() if similarity >= 0.8}
     assert len(true) > 500
@@ -105,19 +105,22 @@ def test_precision_and_recall_on_the_labelled_set(
 
 
 def test_decisions_on_the_labelled_set(labelled: list[Case], tmp_path: Path) -> None:
-    """What is labelled a duplicate goes, what is not stays; all kinds, both languages."""
-    scores = [case.kind == "base" for case in labelled]
-    records = write(tmp_path, [case.document.text for case in labelled], scores=scores)
-    verdicts = decide(records, 0.8).verdicts
-    by_kind: dict[tuple[str, str], list[bool]] = {}
-    for case, verdict in zip(labelled, verdicts.tolist(), strict=True):
-        dropped = bool(verdict)
-        by_kind.setdefault((case.kind, case.document.language), []).append(dropped)
-    for (kind, _), dropped in by_kind.items():
-        share = sum(dropped) / len(dropped)
-        duplicate = kind != "base" and next(case.duplicate for case in labelled if case.kind == kind)
-        near = kind in ("cut 12%", "grown 12%")
-        assert share >= (0.9 if near else 0.95) if duplicate else share <= 0.05
+    """Of every base and its duplicates one stays, and everything else does; all kinds, both languages."""
+    records = write(tmp_path, [case.document.text for case in labelled])
+    gone = decide(records, 0.8).verdicts > 0
+    groups: dict[int, list[bool]] = {}
+    negatives: dict[str, list[bool]] = {}
+    for case, dropped in zip(labelled, gone.tolist(), strict=True):
+        if case.duplicate:
+            groups.setdefault(case.base, []).append(dropped)
+        else:
+            negatives.setdefault(case.kind, []).append(dropped)
+    right = sum(min(sum(group), len(group) - 1) for group in groups.values())
+    lost = sum(map(all, groups.values()))  # for a negative near the threshold that stays instead
+    assert right / sum(len(group) - 1 for group in groups.values()) >= 0.99
+    assert right / (right + lost + sum(map(sum, negatives.values()))) >= 0.97
+    # Far from the threshold nothing goes wrong; 30% cut off is 80% like 12% cut off.
+    assert {kind for kind, dropped in negatives.items() if any(dropped)} <= {"cut 30%", "grown 30%"}
 
 
 def test_order_and_files_make_no_difference(labelled: list[Case], tmp_path: Path) -> None:
@@ -154,15 +157,21 @@ def test_the_best_stays(tmp_path: Path) -> None:
             assert set(decisions.gone[1].tolist()) == {order.index(best)}
 
 
-def test_a_chain_does_not_pull_its_end_out(tmp_path: Path) -> None:
-    """a is like b and b like c, but c is not like a: with a the best, b goes for a, and c stays."""
-    words = [f"word{number}" for number in range(400)]
-    chain = [" ".join(words[start : start + 300]) for start in (0, 25, 50)]
+def test_a_chain_goes_two_steps_at_most(tmp_path: Path) -> None:
+    """Each link is like its neighbours only. Two steps from one that stays all go, whichever of them come first."""
+    words = [f"word{number}" for number in range(500)]
+    chain = [" ".join(words[start : start + 300]) for start in (0, 25, 50, 75, 100, 125)]
     values = sets(chain)
     assert jaccard(values[0], values[1]) > 0.82 > 0.74 > jaccard(values[0], values[2])
-    decisions = decide(write(tmp_path, chain, scores=[3, 2, 1]), 0.78)
-    assert decisions.verdicts.tolist() == [0, NEAR, 0]
-    assert decide(write(tmp_path, chain, scores=[1, 2, 1]), 0.78).verdicts.tolist() == [NEAR, 0, NEAR]
+    for scores, stay in (([9, 8, 7, 6, 5, 4], [0, 3]), ([4, 5, 6, 7, 8, 9], [2, 5]), ([1, 2, 9, 3, 4, 5], [2, 5]),
+                         ([9, 1, 8, 7, 6, 5], [0, 3])):  # fmt: skip
+        decisions = decide(write(tmp_path, chain, scores=scores), 0.78)
+        assert np.flatnonzero(decisions.kept).tolist() == stay
+        for number, keeper, share in zip(*(part.tolist() for part in decisions.gone), strict=True):
+            assert scores[keeper] > scores[number]
+            exact = jaccard(values[number], values[keeper])
+            assert exact >= 2 * 0.78 - 1
+            assert abs(exact - share) <= noise(exact)
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
@@ -186,7 +195,7 @@ def test_against_brute_force(words: list[str], joint: str, length: int, threshol
     assert clear.isdisjoint(itertools.combinations(np.flatnonzero(decisions.kept).tolist(), 2))
     for number, keeper, share in zip(*(part.tolist() for part in decisions.gone), strict=True):
         similarity = exact[min(number, keeper), max(number, keeper)]
-        assert similarity + noise(similarity) >= threshold
+        assert similarity + noise(similarity) >= 2 * threshold - 1
         assert abs(similarity - share) <= max(noise(similarity), 0.1)
 
 

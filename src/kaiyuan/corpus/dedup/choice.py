@@ -1,8 +1,9 @@
-"""Which documents stay: of each address one, of each text one, and no two that are nearly equal.
+"""Which documents stay: of each address one, of each text one, and of each cluster of nearly equal ones the best.
 
-Near-equal documents are taken from the best to the worst, and one is dropped if one that stays is at least as similar
-as the threshold says. So the best of a cluster always stays, whatever was dropped has its like among what stays (chains
-of ever less similar documents do not pull each other out), and the outcome depends on the documents alone.
+Near-equal documents are taken from the best to the worst: one that is still there stays, and those that are alike to it
+go, as do those alike to these, two steps at most. By the triangle inequality of Jaccard distances all of them are at
+least 2t - 1 similar to the one that stays, at a threshold of t; without a limit to the steps, chains of ever less
+similar documents would pull each other out. The outcome depends on the documents alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ URL, EXACT, NEAR = 1, 2, 3
 NAMES = {URL: "same URL", EXACT: "duplicate", NEAR: "near-duplicate"}
 PAIRS_WITHIN = 64
 """Of a group up to this size all pairs are compared; in a larger one everybody with its 64 best."""
-_CHUNK = 2**15
+_CHUNK, _WAITING = 2**15, 2**20
 
 
 class Decisions:
@@ -91,38 +92,35 @@ def _keep_the_best(records: Records, members: Places, decisions: Decisions, why:
     decisions.drop(flat[lost], keepers[lost], why, np.ones(int(lost.sum())))
 
 
-def _similar_pairs(
-    records: Records, groups: Iterable[Places], threshold: float
-) -> tuple[Places, Places, NDArray[np.float64]]:
-    """Pairs that share a group and are similar enough: lower numbers, higher numbers, similarities; each pair once."""
-    keys = np.zeros(0, dtype=np.uint64)
-    shares = np.zeros(0, dtype=np.float64)
+def _similar_pairs(records: Records, groups: Iterable[Places], threshold: float) -> tuple[Places, Places]:
+    """Pairs that share a group and are similar enough, each once: their lower and their higher numbers."""
+    known = np.zeros(0, dtype=np.uint64)
     waiting: list[NDArray[np.uint64]] = []
     for group in groups:
         waiting.append(_pairs(records, group))
-        if sum(map(len, waiting)) > 2**20:
-            keys, shares = _verified(records, waiting, keys, shares, threshold)
+        if sum(map(len, waiting)) > _WAITING:
+            known = np.union1d(known, _verified(records, waiting, known, threshold))
             waiting = []
-    keys, shares = _verified(records, waiting, keys, shares, threshold)
-    return (keys >> np.uint64(32)).astype(np.int64), (keys & np.uint64(2**32 - 1)).astype(np.int64), shares
+    return _ends_of(np.union1d(known, _verified(records, waiting, known, threshold)))
 
 
 def _verified(
-    records: Records, waiting: list[NDArray[np.uint64]], keys: NDArray[np.uint64], shares: NDArray[np.float64],
-    threshold: float,
-) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:  # fmt: skip
-    """The known pairs with those of ``waiting`` that are new and similar enough."""
-    new = np.unique(np.concatenate(waiting or [keys[:0]]))
-    new = new[~np.isin(new, keys)] if len(keys) else new
+    records: Records, waiting: list[NDArray[np.uint64]], known: NDArray[np.uint64], threshold: float
+) -> NDArray[np.uint64]:
+    """The pairs of ``waiting`` that are not known yet and similar enough."""
+    new = np.setdiff1d(np.concatenate([known[:0], *waiting]), known)
+    found = [known[:0]]
     for start in range(0, len(new), _CHUNK):
         some = new[start : start + _CHUNK]
-        left, right = (some >> np.uint64(32)).astype(np.int64), (some & np.uint64(2**32 - 1)).astype(np.int64)
-        numbers, places = np.unique(np.concatenate((left, right)), return_inverse=True)
+        numbers, places = np.unique(np.concatenate(_ends_of(some)), return_inverse=True)
         sketches = records.take(numbers, ["sketch"])["sketch"]
-        similarity = similarities(sketches[places[: len(left)]], sketches[places[len(left) :]])
-        similar = similarity >= threshold
-        keys, shares = np.concatenate((keys, some[similar])), np.concatenate((shares, similarity[similar]))
-    return keys, shares
+        left, right = places[: len(some)], places[len(some) :]
+        found.append(some[similarities(sketches[left], sketches[right]) >= threshold])
+    return np.concatenate(found)
+
+
+def _ends_of(pairs: NDArray[np.uint64]) -> tuple[Places, Places]:
+    return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(2**32 - 1)).astype(np.int64)
 
 
 def _pairs(records: Records, group: Places) -> NDArray[np.uint64]:
@@ -140,24 +138,40 @@ def _pairs(records: Records, group: Places) -> NDArray[np.uint64]:
     return cast(NDArray[np.uint64], (low << np.uint64(32)) | high)
 
 
-def _drop_near(
-    records: Records, left: Places, right: Places, similarity: NDArray[np.float64], decisions: Decisions
-) -> None:
-    """From the best to the worst: a document goes if a neighbour that stays came before it."""
+def _drop_near(records: Records, left: Places, right: Places, decisions: Decisions) -> None:
+    """From the best to the worst: keep a document and drop what is within two steps of it."""
     numbers, places = np.unique(np.concatenate((left, right)), return_inverse=True)
     if not len(numbers):
         return
+    by_rank = numbers[best_first(records.take(numbers, RANKED), numbers)]
     ranks = np.empty(len(numbers), dtype=np.int64)
-    ranks[best_first(records.take(numbers, RANKED), numbers)] = np.arange(len(numbers))
+    ranks[np.searchsorted(numbers, by_rank)] = np.arange(len(numbers))
     one, other = ranks[places[: len(left)]], ranks[places[len(left) :]]
-    worse, better = np.maximum(one, other), np.minimum(one, other)
-    order = np.lexsort((better, worse))
-    stays = np.ones(len(numbers), dtype=bool)
-    keeper, share = np.full(len(numbers), -1, dtype=np.int64), np.zeros(len(numbers))
-    for a, b, s in zip(worse[order].tolist(), better[order].tolist(), similarity[order].tolist(), strict=True):
-        if stays[b] and s > share[a]:
-            stays[a], keeper[a], share[a] = False, b, s
-    by_rank = np.empty(len(numbers), dtype=np.int64)
-    by_rank[ranks] = numbers
-    gone = np.flatnonzero(~stays)
-    decisions.drop(by_rank[gone], by_rank[keeper[gone]], NEAR, share[gone])
+    ends, neighbours = _neighbours(np.concatenate((one, other)), np.concatenate((other, one)), len(numbers))
+    keeper = np.full(len(numbers), -1, dtype=np.int64)
+    for best in range(len(numbers)):
+        if keeper[best] < 0:
+            keeper[best] = best
+            near = neighbours[ends[best] : ends[best + 1]]
+            around = [neighbours[ends[some] : ends[some + 1]] for some in near.tolist()]
+            reached = np.concatenate((near, *around))
+            keeper[reached[keeper[reached] < 0]] = best
+    gone = np.flatnonzero(keeper != np.arange(len(numbers)))
+    keepers = by_rank[keeper[gone]]
+    decisions.drop(by_rank[gone], keepers, NEAR, _similarity(records, by_rank[gone], keepers))
+
+
+def _neighbours(one: Places, other: Places, count: int) -> tuple[Places, Places]:
+    """For each of ``count`` documents where its neighbours end in an array of all neighbours, and that array."""
+    order = np.argsort(one, kind="stable")
+    ends = np.concatenate(([0], np.cumsum(np.bincount(one, minlength=count))))
+    return ends, other[order]
+
+
+def _similarity(records: Records, left: Places, right: Places) -> NDArray[np.float64]:
+    """Similarities of pairs of records."""
+    found = [
+        similarities(*(records.take(side[start : start + _CHUNK], ["sketch"])["sketch"] for side in (left, right)))
+        for start in range(0, len(left), _CHUNK)
+    ]
+    return np.concatenate([np.zeros(0), *found])
