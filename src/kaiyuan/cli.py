@@ -123,6 +123,21 @@ for _name, _stage, _what in (
     _stage_command(_name, _stage, _what)
 
 
+@app.command("synthesize-llm")
+def synthesize_llm(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config in TOML; see docs/synthesis-llm.md.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: runs/<run.name>.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print calls, tokens and cost.")] = False,
+) -> None:
+    """Make chat samples with language models behind OpenAI-compatible endpoints. Run it again to go on.
+
+    Example: kaiyuan synthesize-llm synthesis.toml --dry-run
+    """
+    from kaiyuan.synthesis.llm.command import synthesize_llm as make
+
+    print(make(config, out, dry_run))
+
+
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
     """Write the report of a run folder again, finished or not.

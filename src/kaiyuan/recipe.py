@@ -109,6 +109,8 @@ class SynthesisSection(Settings):
     """Kinds of problems to use; empty for all."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     """How much more (or less) often than the others a kind occurs in training; 1 for those not named."""
+    files: list[str] = []
+    """Further chat samples: JSON lines with ``messages``, such as the sft.jsonl of ``kaiyuan synthesize-llm``."""
 
     @model_validator(mode="after")
     def _known_kinds(self) -> SynthesisSection:

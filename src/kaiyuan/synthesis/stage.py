@@ -7,13 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from kaiyuan.corpus.pipeline import TRAIN
 from kaiyuan.corpus.stage import paragraphs, spread
 from kaiyuan.errors import DataError
-from kaiyuan.files import write_json, write_jsonl
+from kaiyuan.files import read_jsonl, write_json, write_jsonl
 from kaiyuan.recipe import SynthesisSection
 from kaiyuan.synthesis.kinds import KINDS, Problem, is_held_out
 from kaiyuan.synthesis.pipeline import AnswerKey, Careless, Solver, Specialist, Verdict, answers_by_kind, synthesize
@@ -38,21 +39,47 @@ def run(context: StageContext) -> dict[str, Any]:
     if len(samples) < section.samples or len(pairs) < section.preferences:
         raise DataError(f"synthesis made {len(samples)} samples and {len(pairs)} pairs, the recipe wants "
                         f"{section.samples} and {section.preferences}: lower them or allow more kinds")  # fmt: skip
-    write_jsonl(context.folder / SFT, Random(f"order {seed}").sample([*samples, *recalls], len(samples) + len(recalls)))
+    asked = {problem.prompt for problem in held_out}
+    further = [row for name in section.files for row in further_samples(Path(name)) if not asked & set(_asked(row))]
+    everything = [*samples, *recalls, *further]
+    write_jsonl(context.folder / SFT, Random(f"order {seed}").sample(everything, len(everything)))
     write_jsonl(context.folder / PREFERENCES, pairs)
     write_jsonl(context.folder / HELD_OUT, (asdict(problem) for problem in held_out))
     report = {
         "instructions": len(problems),
         "accepted": sum(bool(verdict.accepted) for verdict in verdicts),
         "refused": dict(Counter(verdict.reason for verdict in verdicts if verdict.reason)),
-        "sft_samples": len(samples) + len(recalls),
+        "sft_samples": len(everything),
         "recall_samples": len(recalls),
+        **({"samples_of_files": len(further)} if section.files else {}),
         "preference_pairs": len(pairs),
         "held_out_problems": len(held_out),
         "kinds": dict(sorted(Counter(problem.kind for problem in problems).items())),
     }
     write_json(context.folder / "report.json", report)
     return report
+
+
+def further_samples(path: Path) -> Iterator[dict[str, Any]]:
+    """Chat samples of a file: rows whose ``messages`` alternate and end with an answer. Others are a ``DataError``."""
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            messages = [{"role": each["role"], "content": each["content"]} for each in row["messages"]]
+        except (KeyError, TypeError):
+            messages = []
+        roles = [message["role"] for message in messages]
+        turns = roles[1:] if roles[:1] == ["system"] else roles
+        texts = all(isinstance(message["content"], str) and message["content"] for message in messages)
+        if not turns or turns != ["user", "assistant"] * (len(turns) // 2) or not texts:
+            raise DataError(
+                f"{path}: row {number}: messages must be texts of user and assistant in turn, an answer last"
+            )
+        labels = {name: str(row.get(name, "")) for name in ("kind", "language", "key")}
+        yield {"messages": messages, **labels}
+
+
+def _asked(row: dict[str, Any]) -> Iterator[str]:
+    return (message["content"] for message in row["messages"] if message["role"] == "user")
 
 
 def split_problems(section: SynthesisSection, seed: int) -> tuple[list[Problem], list[Problem]]:

@@ -1,8 +1,8 @@
-"""A sandbox for code that a model wrote: fresh namespaces (no network, no other files or processes) and hard limits.
+"""A sandbox for code that a model wrote: fresh namespaces (no network, no files of others), a filter, hard limits.
 
 The code runs in a process of its own, ``python -I``, in an empty folder. It cannot reach the network, see the user's
-files, write anywhere else, gain rights, or outlive its time. Where the kernel refuses namespaces the sandbox refuses to
-work, unless the config says that limits alone are enough.
+files, write anywhere else, start processes, gain rights, or outlive its time. Where the kernel refuses namespaces the
+sandbox refuses to work, unless the config says that limits alone are enough.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Sandbox:
                 return
         if not self.settings.allow_unisolated:
             raise KaiyuanError(
-                "code of models cannot be run safely here: it takes unshare (util-linux) and user namespaces; "
+                "code of models cannot be run safely here: it takes unshare (util-linux), user namespaces and seccomp; "
                 "allow them, or set sandbox.allow_unisolated = true at your own risk"
             )
         self.isolated = False
@@ -142,6 +142,12 @@ def proof():
     else:
         reached = True
     hidden = not os.path.exists(CANARY) and not os.path.exists("/proc/1")
+    for start in (os.fork, lambda: os.execv("/bin/true", ["true"])):
+        try:
+            start()
+        except PermissionError:
+            continue
+        return 0
     try:
         open("/usr/lib/kaiyuan-proof", "w")
     except OSError:
