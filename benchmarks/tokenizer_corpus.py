@@ -2,7 +2,7 @@
 
 - the demo corpus of the package (Austen, World Factbook, Union Version, classical prose);
 - Tang and Song poems, Song lyrics and Yuan songs of the npm package ``chinese-poetry`` (MIT, the texts themselves are
-  public domain), in simplified characters, character by character;
+  public domain), in simplified characters;
 - Python's standard library and every installed package whose metadata names MIT, BSD, Apache, PSF or ISC and no GPL:
   half of their modules as code, of the other half the docstrings alone, so that no line counts twice;
 - worked problems of our own generators.
@@ -149,12 +149,13 @@ def _docstrings(code: str) -> Iterator[str]:
 
 
 def _verse(package: Path) -> Iterator[tuple[str, str]]:
-    simplified = _simplified()
+    from kaiyuan.corpus.language import convert
+
     with tarfile.open(package) as archive:
         for member in archive:
             stream = archive.extractfile(member) if _VERSE.match(member.name) else None
             if stream is not None:
-                yield from (("Chinese, verse", text.translate(simplified)) for text in _poems(json.load(stream)))
+                yield from (("Chinese, verse", convert(text, "Hans")) for text in _poems(json.load(stream)))
 
 
 def _poems(rows: list[dict[str, object]], together: int = 8) -> Iterator[str]:
@@ -167,12 +168,3 @@ def _poems(rows: list[dict[str, object]], together: int = 8) -> Iterator[str]:
             texts.append("\n".join([f"《{title}》{row.get('author') or ''}", *map(str, lines)]))
     for start in range(0, len(texts), together):
         yield "\n\n".join(texts[start : start + together])
-
-
-def _simplified() -> dict[int, str]:
-    """One simplified character for each traditional one, as OpenCC's table has them."""
-    import opencc
-
-    table = Path(opencc.__file__).parent / "dictionary" / "TSCharacters.txt"
-    pairs = (line.split() for line in table.read_text(encoding="utf-8").splitlines() if line.strip())
-    return {ord(traditional): simple for traditional, simple, *_ in pairs if len(traditional) == 1}
