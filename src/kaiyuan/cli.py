@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kaiyuan.errors import KaiyuanError
+from kaiyuan.team import is_main
 
 app = typer.Typer(
     name="kaiyuan",
@@ -70,7 +71,9 @@ def _execute(path: Path, changes: list[str] | None, out: Path | None, only: str 
     from kaiyuan.run import execute
 
     recipe = load_recipe(path, changes or [])
-    print(execute(recipe, out or Path("runs") / recipe.run.name, only, overwrite))
+    done = execute(recipe, out or Path("runs") / recipe.run.name, only, overwrite)
+    if is_main():
+        print(done)
 
 
 @app.command("run")
@@ -309,7 +312,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except KaiyuanError as error:
         if os.environ.get("KAIYUAN_DEBUG"):
             raise
-        print(f"kaiyuan: {error}", file=sys.stderr)
+        if is_main():
+            print(f"kaiyuan: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("kaiyuan: interrupted; run the same command again to go on", file=sys.stderr)

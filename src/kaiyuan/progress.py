@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
+from kaiyuan.team import is_main
+
 T = TypeVar("T")
 
 
@@ -80,6 +82,8 @@ class Progress:
 
     def _show(self, last: bool = False) -> None:
         self.shown = time.monotonic()
+        if not is_main():
+            return
         if self.live:
             sys.stderr.write(f"\r\x1b[2K{self.line()}" + ("\n" if last else ""))
         else:
@@ -96,5 +100,7 @@ def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Itera
 
 
 def say(text: str) -> None:
-    """One timed line on standard error: what a stage did, with its numbers."""
+    """One timed line on standard error: what a stage did, with its numbers. Of several processes the first talks."""
+    if not is_main():
+        return
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

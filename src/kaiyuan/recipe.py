@@ -127,6 +127,7 @@ class RoutingSection(Settings):
     capacity_factor: float = Field(default=1.25, gt=0)
     min_capacity: int = Field(default=8, ge=1)
     overflow: Literal["probability", "position", "random"] = "probability"
+    draw: Literal["content", "place"] = "content"
 
 
 class TrainingSection(Settings):
@@ -250,6 +251,24 @@ class EvaluationSection(Settings):
     """Free prompts whose answers the report shows."""
 
 
+class ParallelSection(Settings):
+    """How training is divided among the processes of ``torchrun``; see docs/parallel.md. It changes no result but by
+    rounding, so it may change in the middle of a run.
+    """
+
+    data_shard: int = Field(default=0, ge=0)
+    """Ranks among which rows, weights and optimiser state are divided; 0 takes all that the others leave."""
+    data_replicate: int = Field(default=1, ge=1)
+    """Copies of the sharded model, each with rows of its own (HSDP)."""
+    expert: int = Field(default=1, ge=1)
+    """Ranks of ``data_shard`` among which experts are divided."""
+    tensor: int = Field(default=1, ge=1)
+    context: int = Field(default=1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
+    decide: Literal["globally", "per rank"] = "globally"
+    """Whether capacity, recycling and the balance loss look at all tokens, as one device does, or at a rank's own."""
+
+
 class Recipe(Settings):
     """A whole run. Sections of training stages may be left out; their stages are skipped."""
 
@@ -263,6 +282,7 @@ class Recipe(Settings):
     sft: SftSection | None = None
     dpo: DpoSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
+    parallel: ParallelSection = ParallelSection()
 
     def has(self, stage: str) -> bool:
         """Whether the recipe asks for ``stage``."""

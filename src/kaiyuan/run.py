@@ -26,6 +26,7 @@ from kaiyuan.errors import KaiyuanError
 from kaiyuan.files import fingerprint, read_json, replace_folder, sha256_of, write_json, write_text
 from kaiyuan.progress import duration, say, size
 from kaiyuan.recipe import Recipe, dump
+from kaiyuan.team import TOGETHER, Team, is_main, team
 
 MANIFEST = "manifest.json"
 
@@ -95,16 +96,17 @@ def execute(recipe: Recipe, folder: Path, only: str | None = None, overwrite: bo
     A finished stage whose settings or inputs differ from the recipe's stops the run with an error, unless
     ``overwrite`` allows doing it again.
     """
-    with _lock(folder):
-        write_text(folder / "recipe.json", dump(recipe) + "\n")
-        write_json(folder / "versions.json", versions())
+    with team() as processes, processes.alone(_lock(folder)):
+        if is_main():
+            write_text(folder / "recipe.json", dump(recipe) + "\n")
+            write_json(folder / "versions.json", versions())
         for item in STAGES if only is None else (stage(only),):
             if _wanted(recipe, item):
-                _run_stage(recipe, folder, item, overwrite)
+                _run_stage(recipe, folder, item, overwrite, processes)
             elif only is not None:
                 raise KaiyuanError(f"the recipe has no [{only}] section: add one, or run another stage")
-        if only is not None:
-            return folder / only
+        if only is not None or not is_main():
+            return folder / (only or "report.html")
         from kaiyuan.report import write_report
 
         path = write_report(folder)
@@ -116,7 +118,22 @@ def _wanted(recipe: Recipe, item: Stage) -> bool:
     return all(recipe.has(section) for section in item.sections)
 
 
-def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> None:
+def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool, processes: Team) -> None:
+    """One stage, by the first process alone or, if it trains, by all of them."""
+    partial = run / f"{item.name}.partial"
+    work = item.load()
+    start = time.monotonic()
+    due = processes.follow(lambda: _begin(recipe, run, item, overwrite))
+    if due and item.name in TOGETHER:
+        report = work(StageContext(recipe, run, partial, item))
+        processes.follow(lambda: _finish(run, item, due, report, start))
+    elif due:
+        context = StageContext(recipe, run, partial, item)
+        processes.follow(lambda: _finish(run, item, due, work(context), start))
+
+
+def _begin(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> dict[str, Any] | None:
+    """Make the stage's folder ready; returns what its manifest will say, or None if nothing is to do."""
     done, partial = run / item.name, run / f"{item.name}.partial"
     inputs = {name: _manifest_of(run, name)["fingerprint"] for name in item.inputs if recipe.has(name)}
     inputs |= {str(path): _hash_of(path) for path in recipe.files(item.sections)}
@@ -125,17 +142,20 @@ def _run_stage(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> None:
                         "precision": recipe.run.precision})  # fmt: skip
     if done.exists() and not _is_due(done, seal, settings, overwrite):
         say(f"{item.name}: done before")
-        return
+        return None
     _prepare(partial, seal)
     say(f"{item.name}: starts")
-    start = time.monotonic()
-    report = item.load()(StageContext(recipe, run, partial, item))
+    return {"stage": item.name, "fingerprint": seal, "inputs": inputs, "settings": settings}
+
+
+def _finish(run: Path, item: Stage, begun: dict[str, Any], report: dict[str, Any], start: float) -> None:
+    """Write the manifest and give the stage's folder its name."""
+    done, partial = run / item.name, run / f"{item.name}.partial"
     seconds = time.monotonic() - start
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     (partial / "seal.json").unlink()
     manifest = {
-        "stage": item.name, "fingerprint": seal, "inputs": inputs, "settings": settings, "report": report,
-        "files": _files(partial), "kaiyuan": __version__,
+        **begun, "report": report, "files": _files(partial), "kaiyuan": __version__,
         "time": {"seconds": round(seconds, 2), "peak_memory_bytes": peak_memory()},
     }  # fmt: skip
     write_json(partial / MANIFEST, manifest)

@@ -17,7 +17,7 @@ from kaiyuan.synthesis.problems import Problem, verify
 from kaiyuan.synthesis.stage import HELD_OUT, PREFERENCES, SFT
 from kaiyuan.tokenizer import ChatTokens, load_tokenizer
 from kaiyuan.training.objective import language_model_loss
-from kaiyuan.training.pretrain import compute_dtype, finish, pick_device, trainer_settings
+from kaiyuan.training.pretrain import compute_dtype, finish, layout_of, pick_device, trainer_settings
 from kaiyuan.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def run_sft(context: StageContext) -> dict[str, Any]:
         f"{source.steps} steps")  # fmt: skip
     settings = trainer_settings(section, run, source.steps, seed=run.seed + 100)
     model = trainable(source_folder, context)
-    trainer = Trainer("sft", model, source, language_model_loss, settings, context.folder)
+    parallel = layout_of(context.recipe, model.device)
+    trainer = Trainer("sft", model, source, language_model_loss, settings, context.folder, parallel=parallel)
     report = finish(context.folder, model, trainer.fit(), tokenizer, trainer)
     return {**report, "data": data, "rows": len(packed), "plain_rows": plain_rows}
 

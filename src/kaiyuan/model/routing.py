@@ -43,6 +43,9 @@ class RoutingPolicy:
     min_capacity: int = 8
     overflow: Overflow = "probability"
     """Which tokens of an overfull expert go: those of lowest probability, the last in the batch, or random ones."""
+    draw: Literal["content", "place"] = "content"
+    """What a token's random number comes from: the bits of its probabilities, so that permuting a batch permutes its
+    routing; or its place in the batch, so that rounding, which differs between devices, changes nothing."""
     seed: int = 0
 
     def capacity(self, tokens: int, top_k: int, experts: int) -> int:
@@ -146,7 +149,10 @@ def route(
     weight_TK, complete = prob_TK, True
     capacity = policy.capacity(tokens, top_k, experts)
     if policy.mode != "dropless" and capacity < tokens:
-        hash_N = _token_hash(probs_TE, mix_seed(policy.seed, seed)).repeat_interleave(top_k)
+        draw_seed = mix_seed(policy.seed, seed)
+        by_place = policy.draw == "place"
+        hash_T = random_bits(tokens, draw_seed, probs_TE.device) if by_place else _token_hash(probs_TE, draw_seed)
+        hash_N = hash_T.repeat_interleave(top_k)
         if top_k > 1:
             hash_N = _mix(hash_N + choice_N) & (2**62 - 1)
         over_N = _ranks(choice_N, _precedence(policy, prob_TK.flatten(), hash_N), experts) >= capacity

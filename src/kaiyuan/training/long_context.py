@@ -16,8 +16,9 @@ from kaiyuan.files import read_json, write_json
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import say
 from kaiyuan.recipe import ExtendStage
+from kaiyuan.team import is_main, wait_for_all
 from kaiyuan.training.objective import language_model_loss
-from kaiyuan.training.pretrain import TokenSource, compute_dtype, pick_device, trainer_settings
+from kaiyuan.training.pretrain import TokenSource, compute_dtype, layout_of, pick_device, trainer_settings, with_weights
 from kaiyuan.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def run(context: StageContext) -> dict[str, Any]:
             train_stage(context, stage, number, source, target)
         source = target / "model"
         reports.append(read_json(target / "report.json"))
-    model = load_model(source)
-    save_model(model, context.folder / "model")
-    tokenizer.save(context.folder / "model")
     report = {"stages": reports, "tokens": sum(stage["tokens"] for stage in reports)}
-    write_json(context.folder / "report.json", report)
+    if is_main():
+        save_model(load_model(source), context.folder / "model")
+        tokenizer.save(context.folder / "model")
+        write_json(context.folder / "report.json", report)
     return report
 
 
@@ -59,15 +60,21 @@ def train_stage(context: StageContext, stage: ExtendStage, number: int, source: 
     loader = TokenLoader(shards, phases, stage.length, seed)
     model = longer(load_model(source), stage)
     model.compute_dtype = compute_dtype(recipe.run)
-    model.to(pick_device(recipe.run))
+    device = pick_device(recipe.run)
+    model.to(device)
     target.mkdir(parents=True, exist_ok=True)
     label = f"extend to {stage.length}"
     say(f"{label}: RoPE base {model.config.rope_base:.3g}, {settings.steps} steps of {rows} x {stage.length} tokens")
-    trainer = Trainer(label, model, TokenSource(loader, rows), language_model_loss, settings, target)
-    model.load_state_dict(trainer.fit())
-    save_model(model, target / "model")
-    report = {"length": stage.length, "rope_base": model.config.rope_base, "steps": settings.steps}
-    write_json(target / "report.json", {**report, "tokens": trainer.tokens})
+    trainer = Trainer(
+        label, model, TokenSource(loader, rows), language_model_loss, settings, target,
+        parallel=layout_of(recipe, device),
+    )  # fmt: skip
+    weights = trainer.fit()
+    if is_main():
+        save_model(with_weights(model, weights), target / "model")
+        report = {"length": stage.length, "rope_base": model.config.rope_base, "steps": settings.steps}
+        write_json(target / "report.json", {**report, "tokens": trainer.tokens})
+    wait_for_all()
 
 
 def longer(model: Transformer, stage: ExtendStage) -> Transformer:

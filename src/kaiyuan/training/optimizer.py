@@ -9,7 +9,7 @@ Adam-like optimisers at batch size B from Li et al. (arXiv 2405.14578): ``eps_op
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +56,15 @@ def parameter_groups(model: nn.Module, weight_decay: float, expert_ratio: float)
 
     Every group carries ``lr_scale`` for the trainer and ``names`` for the checkpoint.
     """
-    kinds: dict[tuple[float, float], list[str]] = {}
+    kinds: dict[tuple[Any, ...], list[str]] = {}
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in parameters.items():
         decay = weight_decay if parameter.dim() > 1 else 0.0
-        kinds.setdefault((expert_ratio if is_expert(name) else 1.0, decay), []).append(name)
+        mesh = getattr(parameter, "device_mesh", None)  # one kernel updates a group: its weights lie alike
+        kinds.setdefault((expert_ratio if is_expert(name) else 1.0, decay, mesh), []).append(name)
     return [
         {"params": [parameters[name] for name in names], "names": names, "lr_scale": scale, "weight_decay": decay}
-        for (scale, decay), names in kinds.items()
+        for (scale, decay, _), names in kinds.items()
     ]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from kaiyuan.corpus.loader import MixturePhase, TokenLoader
@@ -18,10 +20,13 @@ from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import quantity, say
 from kaiyuan.recipe import Recipe, RunSection, TrainingSection
+from kaiyuan.team import is_main
 from kaiyuan.training.allocator import grow_segments
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.optimizer import PAPER_RATIO, expert_lr_ratio
+from kaiyuan.training.parallel.layout import Layout
+from kaiyuan.training.parallel.parallel import Parallel
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
 if TYPE_CHECKING:
@@ -69,6 +74,8 @@ def pick_device(run: RunSection) -> torch.device:
     if run.threads:
         torch.set_num_threads(run.threads)
     name = run.device if run.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        name = f"cuda:{torch.cuda.current_device()}"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -97,9 +104,21 @@ def run(context: StageContext) -> dict[str, Any]:
         phases.pop()
     source = TokenSource(TokenLoader(shards, phases, section.sequence_length, recipe.run.seed), section.batch_size)
     model = new_model(recipe, tokenizer.vocab_size, section.sequence_length, device)
-    trainer = Trainer("pretrain", model, source, language_model_loss, settings, context.folder)
+    trainer = Trainer(
+        "pretrain", model, source, language_model_loss, settings, context.folder, parallel=layout_of(recipe, device)
+    )
     weights = trainer.fit()
     return finish(context.folder, model, weights, tokenizer, trainer)
+
+
+def layout_of(recipe: Recipe, device: torch.device) -> Parallel | None:
+    """The recipe's layout on the processes of ``torchrun``; None for one process."""
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    layout = Layout.of(recipe.parallel, world)
+    if world == 1:
+        return None
+    say(f"{world} processes: {layout}")
+    return Parallel(layout, device)
 
 
 def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torch.device) -> Transformer:
@@ -120,9 +139,17 @@ def finish(
     """Write the trained model with its tokenizer into ``folder/model``, and ``folder/report.json``."""
     from kaiyuan.checkpoint import save_model
 
-    model.load_state_dict(weights)
-    save_model(model, folder / "model")
-    tokenizer.save(folder / "model")
     report = {"steps": trainer.step, "tokens": trainer.tokens, "refused_updates": trainer.guard.refused}
-    write_json(folder / "report.json", report)
+    if is_main():
+        save_model(with_weights(model, weights), folder / "model")
+        tokenizer.save(folder / "model")
+        write_json(folder / "report.json", report)
     return report
+
+
+def with_weights(model: Transformer, weights: Mapping[str, Tensor]) -> Transformer:
+    """A whole model with ``weights``: ``model`` itself unless it is divided among processes."""
+    if dist.is_available() and dist.is_initialized():
+        model = Transformer(model.config, model.compute_dtype)
+    model.load_state_dict(weights)
+    return model

@@ -6,29 +6,38 @@ routing all derive their randomness from it. So a run killed anywhere and starte
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kaiyuan.checkpoint.sharded import SUMS, ShardedCheckpoints, load_sharded, newest_whole
 from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
+from kaiyuan.files import write_text
 from kaiyuan.model.linear import collect_gradients, drop_copies
 from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
 from kaiyuan.model.transformer import Recompute, Transformer
 from kaiyuan.progress import Progress, say
+from kaiyuan.team import is_main
 from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
 from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
+from kaiyuan.training.parallel.parallel import Parallel
 from kaiyuan.training.profiling import StepProfiler
 from kaiyuan.training.schedule import Schedule
+from kaiyuan.training.watch import HangWatch, StopRequest, first_bad_layer, gradient_norms, keep_batch
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class TrainerSettings:
     router_metrics_every: int = 10
     tensorboard: bool = False
     recompute: Recompute = "none"
+    hang_after: float = 1800.0
+    """Seconds without a step after which a process of many ends itself, to be started again; 0 for never."""
     profile: bool = False
     """Write a trace of two steps, and where their time went, to ``profile/`` in the folder."""
     seed: int = 0
@@ -82,10 +93,15 @@ class Trainer:
         settings: TrainerSettings,
         folder: Path,
         on_step: Callable[[int], None] | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
         self.label, self.model, self.source, self.objective = label, model, source, objective
         self.settings, self.folder, self.on_step = settings, folder, on_step
-        self.schedule = settings.schedule
+        self.schedule, self.parallel = settings.schedule, parallel
+        if parallel is not None:
+            for step in {0, settings.steps - 1}:  # the last may be smaller
+                parallel.check(model, source.batch(step, model), settings.micro_batches, settings.attention_dropout)
+            parallel.parallelize(model)
         self.optimizer = adamw(
             model,
             weight_decay=settings.weight_decay,
@@ -99,6 +115,8 @@ class Trainer:
         self.ema: dict[str, Tensor] | None = None
         if settings.ema_decay > 0:
             self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.stop = StopRequest()
+        self.store = None if parallel is None else ShardedCheckpoints(self.checkpoints)
         self._resume()
 
     @property
@@ -106,13 +124,22 @@ class Trainer:
         return self.folder / "checkpoints"
 
     def _resume(self) -> None:
-        found = training_checkpoints(self.checkpoints)
-        if found:
-            state, ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
-            self.ema = None if ema is None else {name: value.to(self.model.device) for name, value in ema.items()}
+        state = self._load_alone() if self.store is None else self.store.load(self.model, self.optimizer, self.ema)
+        if state is not None:
             self.step, self.tokens = state["step"], state["tokens"]
             self.guard.restore(state["guard"])
             say(f"{self.label}: goes on from step {self.step} of {self.settings.steps}")
+
+    def _load_alone(self) -> dict[str, Any] | None:
+        """Fill everything from the newest checkpoint, of this process or of many; returns its state."""
+        found = training_checkpoints(self.checkpoints)
+        if not found:
+            return None
+        if (found[-1] / SUMS).exists():
+            return load_sharded(newest_whole(found), self.model, self.optimizer, self.ema)
+        state, ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
+        self.ema = None if ema is None else {name: value.to(self.model.device) for name, value in ema.items()}
+        return state
 
     def fit(self) -> Mapping[str, Tensor]:
         """Train to the end; returns the final weights, averaged if there is an average."""
@@ -120,23 +147,52 @@ class Trainer:
             keep_freed_memory()
         self.model.train()
         self._set_mode()
-        log = MetricsLog(self.folder, self.step, self.settings.tensorboard)
+        log = MetricsLog(self.folder, self.step, self.settings.tensorboard) if is_main() else None
         progress = Progress(self.label, self.settings.steps, "step", done=self.step)
         profiler = StepProfiler(self.folder / "profile" if self.settings.profile else None)
         try:
-            with progress, profiler:
+            with progress, profiler, self.stop, self._hang_watch() as hang:
                 while self.step < self.settings.steps:
                     line = self._one_step()
-                    log.write(line)
+                    if log is not None:
+                        log.write(line)
                     progress.update(1, loss=line["loss"], lr=line["lr"], **_speed(line["time"]))
                     profiler.step()
+                    hang.beat(self.step)
                     if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
                         self._save()
+                    if self._wants_to_stop():
+                        self._leave()
+            if self.store is not None:
+                self.store.wait()
         finally:
-            log.close()
+            if log is not None:
+                log.close()
         self.model.eval()
         drop_copies(self.model.parameters())
-        return self.ema if self.ema is not None else self.model.state_dict()
+        weights = self.ema if self.ema is not None else self.model.state_dict()
+        return weights if self.parallel is None else self.parallel.whole(weights)
+
+    def _wants_to_stop(self) -> bool:
+        """Whether SIGTERM has come, to this process or to any other of the run."""
+        return self.stop.wanted if self.parallel is None else self.parallel.any(self.stop.wanted)
+
+    def _leave(self) -> None:
+        """Save what has been done and end the process as SIGTERM would have."""
+        self._save()
+        if self.store is not None:
+            self.store.wait()
+        say(f"{self.label}: stopped after step {self.step}, which is saved")
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def _hang_watch(self) -> HangWatch:
+        rank = os.environ.get("RANK", "0")
+        limit = 0.0 if self.parallel is None else self.settings.hang_after
+        return HangWatch(self.folder / "incidents" / f"hang-rank-{rank}.txt", limit)
+
+    @property
+    def _ranks(self) -> int:
+        return 1 if self.parallel is None else self.parallel.layout.size
 
     def _set_mode(self) -> None:
         mode, settings = self.model.mode, self.settings
@@ -146,7 +202,8 @@ class Trainer:
 
     def _one_step(self) -> dict[str, Any]:
         start = time.perf_counter()
-        torch.manual_seed(mix_seed(self.settings.seed, self.step))
+        rank = () if self.parallel is None else (self.parallel.number,)
+        torch.manual_seed(mix_seed(self.settings.seed, self.step, *rank))
         self.model.mode.step = mix_seed(self.settings.seed, self.step, 1)
         batch = self.source.batch(self.step, self.model).to(self.model.device)
         self.model.train()
@@ -158,6 +215,8 @@ class Trainer:
             set_lr(self.optimizer, lr)
             self.optimizer.step()
             self._average()
+        else:
+            self._keep_incident(batch, metrics)
         self.optimizer.zero_grad(set_to_none=True)
         line: dict[str, Any] = {
             "step": self.step, "tokens": batch.tokens, "lr": lr, "expert_lr": lr * self.settings.expert_lr_ratio,
@@ -168,7 +227,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         rate = batch.tokens / seconds
         line["time"] = {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
-        if (share := mfu(self.model.config, batch.ids_BT.shape[1], rate, self.model.device)) is not None:
+        if (share := mfu(self.model.config, batch.ids_BT.shape[1], rate / self._ranks, self.model.device)) is not None:
             line["time"]["mfu"] = round(share, 4)
         if self.on_step is not None:
             self.on_step(self.step)
@@ -184,9 +243,15 @@ class Trainer:
         rows = math.ceil(len(batch.ids_BT) / batch.group / parts) * batch.group
         totals: dict[str, Tensor] = {}
         router: list[RouterStats] = []
+        if self.parallel is not None and self.parallel.layout.pipeline > 1:
+            weights = self.settings.balance_loss, self.settings.z_loss
+            cut = [batch.rows(slice(start, start + rows)) for start in range(0, len(batch.ids_BT), rows)]
+            totals, router = self.parallel.through_stages(self.model, cut, batch, self.objective, *weights)
+            return self.parallel.sum_metrics(totals), self.parallel.sum_stats(router)
         for start in range(0, len(batch.ids_BT), rows):
             part = batch.rows(slice(start, start + rows)) if parts > 1 else batch
-            loss = self.objective(self.model, part, batch)
+            mine = part if self.parallel is None else self.parallel.local(part)
+            loss = self.objective(self.model, mine, batch)
             router = loss.features.router
             share = len(part.ids_BT) / len(batch.ids_BT)
             balance = torch.stack([stats.balance_loss for stats in router]).mean() * share
@@ -196,10 +261,32 @@ class Trainer:
                 collect_gradients(self.model.parameters())
             found = {**loss.metrics, "balance_loss": balance.detach(), "z_loss": z_loss.detach()}
             totals = {name: totals.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
+        if self.parallel is not None:
+            return self.parallel.sum_metrics(totals), self.parallel.sum_stats(router)
         return totals, router
+
+    def _keep_incident(self, batch: Batch, metrics: dict[str, float]) -> None:
+        """What a refused step looked like on every rank, and its batch."""
+        folder = self.folder / "incidents"
+        share = batch if self.parallel is None else self.parallel.local(batch)
+        if self.parallel is not None and self.parallel.layout.pipeline > 1:
+            run = None
+        else:
+            run = partial(self.model.features, share.ids_BT, documents_BT=share.documents_BT)
+        seen = {
+            "first_bad_layer": None if run is None else first_bad_layer(self.model, run),
+            "gradient_norms": gradient_norms(self.model),
+        }
+        ranks = [seen] if self.parallel is None else self.parallel.gather_objects(seen)
+        if is_main():
+            keep_batch(folder, self.step, batch)
+            found = {"step": self.step, "metrics": metrics, "ranks": ranks}
+            write_text(folder / f"step-{self.step:08d}.json", json.dumps(found, indent=1) + "\n")
 
     def _clip(self) -> Tensor:
         limit = self.settings.clip if self.settings.clip > 0 else math.inf
+        if self.parallel is not None:
+            return self.parallel.clip(self.model, limit)
         return clip(self.model, self.optimizer, limit)
 
     @torch.no_grad()
@@ -210,6 +297,9 @@ class Trainer:
 
     def _save(self) -> None:
         state = {"step": self.step, "tokens": self.tokens, "guard": self.guard.state()}
+        if self.store is not None:
+            self.store.save(self.step, self.model, self.optimizer, state, self.ema)
+            return
         save_training_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, self.ema)
 
 

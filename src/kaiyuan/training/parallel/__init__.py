@@ -1,0 +1,1 @@
+"""Training on many devices, directly on ``torch.distributed``: a file a kind of parallelism, none in the model."""

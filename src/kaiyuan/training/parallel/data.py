@@ -1,0 +1,64 @@
+"""Sharding weights, gradients and optimiser state over ranks: FSDP2, or HSDP with replicas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard
+
+from kaiyuan.model.transformer import Block, Transformer
+from kaiyuan.training.parallel.mesh import Mesh
+
+
+def shard_model(model: Transformer, mesh: Mesh) -> None:
+    """Wrap blocks, their experts and the model itself in FSDP; gradients are summed over ranks, not averaged.
+
+    With a compute dtype under float32 weights travel in it and gradients are added up in float32. The router stays
+    float32 on the way too.
+    """
+    dtype = model.compute_dtype
+    narrow = dtype is not None and dtype != torch.float32
+    policy = MixedPrecisionPolicy(dtype, torch.float32) if narrow else MixedPrecisionPolicy()
+    wrap: dict[str, Any] = {"mp_policy": replace(policy, cast_forward_inputs=False)}
+    for block in model.layers:
+        if not isinstance(block, Block):  # of another pipeline stage
+            continue
+        if mesh.layout.tensor > 1:
+            fully_shard(block.attention, mesh=mesh.heads, shard_placement_fn=_placement(mesh.heads), **wrap)
+        fully_shard(block.moe.experts, mesh=mesh.experts, shard_placement_fn=_placement(mesh.experts), **wrap)
+        if narrow:
+            fully_shard(block.moe.router, mesh=mesh.dense)
+        fully_shard(block, mesh=mesh.dense, **wrap)
+    fully_shard(model, mesh=mesh.dense, **wrap)
+    if mesh.layout.pipeline == 1:
+        register_fsdp_forward_method(model, "features")
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def _placement(mesh: DeviceMesh) -> Any:
+    """Along which dimension a weight is sharded that other ranks already divide: another one if it comes out even."""
+    ranks = mesh.size(-1)
+
+    def place(weight: nn.Parameter) -> Shard:
+        taken = {place.dim for place in getattr(weight, "placements", ()) if isinstance(place, Shard)}
+        free = [dim for dim in range(weight.dim()) if dim not in taken and weight.shape[dim] % ranks == 0]
+        return Shard(free[0] if free and taken else 0)
+
+    return place
+
+
+def copies(weight: nn.Parameter, ranks: int) -> float:
+    """On how many of ``ranks`` the same part of ``weight`` is held."""
+    assert isinstance(weight, DTensor)
+    parts = 1
+    for size, place in zip(weight.device_mesh.shape, weight.placements, strict=True):
+        parts *= size if place.is_shard() else 1
+    return ranks / parts

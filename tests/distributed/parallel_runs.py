@@ -1,0 +1,175 @@
+"""Training runs of a tiny model that any layout can repeat: what the ranks of ``process_group.Group`` execute."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kaiyuan import ModelConfig
+from kaiyuan.model import transformer
+from kaiyuan.model.routing import Routing, RoutingPolicy
+from kaiyuan.model.transformer import Transformer
+from kaiyuan.training.batch import Batch
+from kaiyuan.training.objective import language_model_loss
+from kaiyuan.training.parallel import expert
+from kaiyuan.training.parallel.layout import Layout
+from kaiyuan.training.parallel.parallel import Parallel
+from kaiyuan.training.trainer import Trainer, TrainerSettings
+
+CONFIG = ModelConfig(
+    vocab_size=64, hidden_size=32, num_layers=4, num_attention_heads=4, num_kv_heads=2, head_dim=8,
+    intermediate_size=24, num_experts=4, init_std=0.2,
+)  # fmt: skip
+SETTINGS = TrainerSettings(
+    steps=5, lr=0.003, warmup=1, eps=1e-6, router_metrics_every=1, balance_loss=0.05, z_loss=0.001, clip=0.5,
+    checkpoint_every=100,
+    routing=RoutingPolicy(capacity_factor=1.0, min_capacity=1, draw="place"),
+)  # fmt: skip
+
+
+class RandomRows:
+    """Batches of random tokens that depend on the step alone, packed documents if asked for."""
+
+    def __init__(self, documents: bool = False) -> None:
+        self.documents = documents
+
+    def batch(self, step: int, model: Transformer) -> Batch:
+        generator = torch.Generator().manual_seed(step)
+        ids = torch.randint(64, (8, 33), generator=generator)
+        weights = (torch.rand(8, 32, generator=generator) < 0.8).float()
+        documents = (torch.rand(8, 32, generator=generator) < 0.1).long().cumsum(1) if self.documents else None
+        return Batch(ids[:, :-1], ids[:, 1:], weights, documents)
+
+
+@dataclass
+class Run:
+    """What one training run gave."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    routing: list[dict[str, Any]] = field(default_factory=list)
+    recycled: list[Tensor] = field(default_factory=list)
+    """For every step and layer, the expert of each token of the batch that was recycled, -1 for the others."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _recording(run: Run) -> None:
+    """Have every routing decision remembered, whoever takes it."""
+    from kaiyuan.model.routing import route
+
+    def recorded(*inputs: Any, **more: Any) -> Routing:
+        routing = route(*inputs, **more)
+        run.recycled.append(torch.where(routing.recycled_N, routing.expert_N, -1))
+        return routing
+
+    transformer.route = expert.route = recorded  # type: ignore[attr-defined]
+
+
+def train(layout: Layout | None, changes: dict[str, Any], documents: bool = False, dtype: Any = None, tied: bool = True,
+          folder: Path | None = None) -> Run:  # fmt: skip
+    """Five steps from the same weights, in ``layout`` or (None) in this process alone."""
+    run = Run()
+    _recording(run)
+    model = Transformer(CONFIG.replace(tie_word_embeddings=tied), dtype)
+    model.init_weights(1)
+    parallel = None if layout is None else Parallel(layout, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as temporary:
+        place = folder or Path(temporary)
+        trainer = Trainer("test", model, RandomRows(documents), language_model_loss, replace(SETTINGS, **changes),
+                          place, parallel=parallel)  # fmt: skip
+        step = trainer._one_step
+
+        def one_step() -> dict[str, Any]:
+            line = step()
+            run.losses.append(line["loss"])
+            run.norms.append(line["grad_norm"])
+            run.routing.append({key: line["router"][key] for key in ("load", "recycled", "dropped", "balance_loss")})
+            return line
+
+        trainer._one_step = one_step  # type: ignore[method-assign]
+        run.weights = dict(trainer.fit())
+    if layout is not None and dist.get_rank() == 0:
+        run.weights = {name: value.clone() for name, value in run.weights.items()}
+    return run
+
+
+def train_on_a_full_disk(layout: Layout, folder: Path) -> Run:
+    """Five steps with a checkpoint at each of which the first three find no room."""
+    from torch.distributed.checkpoint import filesystem
+
+    from kaiyuan.checkpoint import sharded
+
+    write, saves = sharded.dcp.save, []
+
+    def save(*inputs: Any, **more: Any) -> Any:
+        saves.append(1)
+        create = filesystem.FileSystem.create_stream
+        if len(saves) < 3 and dist.get_rank() == 1:
+
+            def full(self: Any, path: Any, mode: str) -> Any:
+                return create(self, "/dev/full", mode)
+
+            filesystem.FileSystem.create_stream = full  # type: ignore[method-assign,assignment]
+        try:
+            return write(*inputs, **more)
+        finally:
+            filesystem.FileSystem.create_stream = create  # type: ignore[method-assign]
+
+    sharded.dcp.save = save
+    try:
+        changes = {"checkpoint_every": 1, "steps": 5}
+        return train(layout, changes, folder=folder)
+    finally:
+        sharded.dcp.save = write
+
+
+LONG = {"steps": 40, "checkpoint_every": 3, "warmup": 2}
+LONG_LAYOUT = Layout(data_shard=2, expert=2)
+
+
+def train_long(folder: Path, pause: float = 0.0, clock: bool = False) -> Run:
+    """Forty steps with a checkpoint every third: long enough to be interrupted. ``clock`` sets the clock about."""
+    import time
+
+    if clock:
+        real, calls = time.time, iter(range(10**9))
+        time.time = lambda: real() + (-1) ** next(calls) * 3e7
+    one_step = Trainer._one_step
+
+    def paused(self: Trainer) -> dict[str, Any]:
+        line = one_step(self)
+        time.sleep(pause)
+        return line
+
+    Trainer._one_step = paused  # type: ignore[method-assign]
+    try:
+        return train(LONG_LAYOUT, LONG, folder=folder)
+    finally:
+        Trainer._one_step = one_step  # type: ignore[method-assign]
+        if clock:
+            time.time = real
+
+
+def main() -> None:
+    """For ``torchrun``: a long run in the folder that is named; each process leaves its id there."""
+    import os
+    import sys
+
+    folder = Path(sys.argv[1])
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
+    run = train_long(folder, pause=0.05)
+    if dist.get_rank() == 0:
+        torch.save(run.weights, folder / "weights.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

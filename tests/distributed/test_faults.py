@@ -1,0 +1,101 @@
+"""What may happen to a run of many processes in a month: kills at any moment, a clock that jumps, a request to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import parallel_runs
+import pytest
+import torch
+from parallel_runs import LONG, Run
+from process_group import Group
+
+KILLS = int(os.environ.get("KAIYUAN_KILLS", "5"))
+EVERY = int(LONG["checkpoint_every"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(groups: dict[int, Group], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return groups[2].run(parallel_runs.train_long, tmp_path_factory.mktemp("undisturbed"))[0]
+
+
+def steps_logged(folder: Path) -> list[int]:
+    log = folder / "metrics.jsonl"
+    text = log.read_text() if log.exists() else ""
+    return [json.loads(line)["step"] for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def assert_ended_alike(weights: dict[str, torch.Tensor], folder: Path, expected: Run) -> None:
+    assert steps_logged(folder) == list(range(int(LONG["steps"])))
+    for name, value in expected.weights.items():
+        assert torch.equal(weights[name], value), name
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_no_more_than_an_interval(undisturbed: Run, tmp_path: Path) -> None:
+    """``KAIYUAN_KILLS=50`` for more. A save under way when the kill comes may cost the interval before it too."""
+    rng, number = random.Random(7), 0
+    for kill in range(KILLS):
+        folder = tmp_path / str(number)
+        folder.mkdir(exist_ok=True)
+        group = Group(2)
+        group.start(parallel_runs.train_long, folder, 0.02)
+        time.sleep(rng.uniform(0.3, 2.0))
+        group.kill()
+        done = len(steps_logged(folder))
+        saved = [int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*")]
+        assert done - max(saved, default=0) <= 2 * EVERY, f"kill {kill}: {done} steps done, saved are {saved}"
+        number += done == LONG["steps"]
+    group = Group(2)
+    folder = tmp_path / str(number)
+    folder.mkdir(exist_ok=True)
+    found = group.run(parallel_runs.train_long, folder)[0]
+    group.close()
+    assert_ended_alike(found.weights, folder, undisturbed)
+
+
+def test_sigterm_saves_and_leaves(undisturbed: Run, tmp_path: Path) -> None:
+    group = Group(2)
+    group.start(parallel_runs.train_long, tmp_path, 0.02)
+    while len(steps_logged(tmp_path)) < 8:
+        time.sleep(0.005)
+    os.kill(group.processes[1].pid or 0, signal.SIGTERM)
+    with pytest.raises(AssertionError, match=r"(?s)rank 0: .*SystemExit: 143.*rank 1: .*SystemExit: 143"):
+        group.answers()
+    group.close()
+    saved = sorted((tmp_path / "checkpoints").glob("step-*"))[-1]
+    assert int(saved.name.removeprefix("step-")) == len(steps_logged(tmp_path)), "every step done was saved"
+    group = Group(2)
+    found = group.run(parallel_runs.train_long, tmp_path)[0]
+    group.close()
+    assert_ended_alike(found.weights, tmp_path, undisturbed)
+
+
+def test_a_clock_that_jumps_changes_nothing(groups: dict[int, Group], undisturbed: Run, tmp_path: Path) -> None:
+    found = groups[2].run(parallel_runs.train_long, tmp_path, 0.0, True)[0]
+    assert_ended_alike(found.weights, tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_worker_again(undisturbed: Run, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1",
+               "--standalone", "--local-addr", "127.0.0.1", parallel_runs.__file__, str(tmp_path)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("RANK", None)
+    agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while len(steps_logged(tmp_path)) < 8 and agent.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
+    _, errors = agent.communicate(timeout=120)
+    assert agent.returncode == 0, errors
+    assert "goes on from step" in errors
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert_ended_alike(weights, tmp_path, undisturbed)
