@@ -71,14 +71,23 @@ def _recording(run: Run) -> None:
     transformer.route = expert.route = recorded  # type: ignore[attr-defined]
 
 
-def train(layout: Layout | None, changes: dict[str, Any], documents: bool = False, dtype: Any = None, tied: bool = True,
-          folder: Path | None = None) -> Run:  # fmt: skip
+def train(
+    layout: Layout | None,
+    changes: dict[str, Any],
+    documents: bool = False,
+    dtype: torch.dtype | None = None,
+    tied: bool = True,
+    folder: Path | None = None,
+    gpu: bool = False,
+) -> Run:
     """Five steps from the same weights, in ``layout`` or (None) in this process alone."""
     run = Run()
     _recording(run)
     model = Transformer(CONFIG.replace(tie_word_embeddings=tied), dtype)
     model.init_weights(1)
-    parallel = None if layout is None else Parallel(layout, torch.device("cpu"))
+    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    model = model.to(device)
+    parallel = None if layout is None else Parallel(layout, device)
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         trainer = Trainer("test", model, RandomRows(documents), language_model_loss, replace(SETTINGS, **changes),
@@ -94,8 +103,8 @@ def train(layout: Layout | None, changes: dict[str, Any], documents: bool = Fals
 
         trainer._one_step = one_step  # type: ignore[method-assign]
         run.weights = dict(trainer.fit())
-    if layout is not None and dist.get_rank() == 0:
-        run.weights = {name: value.clone() for name, value in run.weights.items()}
+    run.weights = {name: value.detach().cpu().clone() for name, value in run.weights.items()}
+    run.recycled = [value.cpu() for value in run.recycled]
     return run
 
 

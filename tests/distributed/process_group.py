@@ -24,12 +24,14 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "parallel_runs"])
 
 
-def _serve(rank: int, world: int, rendezvous: str, pipe: Connection) -> None:
+def _serve(rank: int, world: int, rendezvous: str, pipe: Connection, gpus: bool) -> None:
     os.environ["RANK"] = str(rank)
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{rendezvous}", datetime.timedelta(seconds=60), world_size=world, rank=rank
-    )  # fmt: skip
+    if gpus:
+        torch.cuda.set_device(rank)
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    patience = datetime.timedelta(seconds=60)
+    dist.init_process_group(backend, f"file://{rendezvous}", patience, world_size=world, rank=rank)
     while (work := pipe.recv()) is not None:
         function, inputs = work
         try:
@@ -40,15 +42,15 @@ def _serve(rank: int, world: int, rendezvous: str, pipe: Connection) -> None:
 
 
 class Group:
-    """``world`` processes in one process group."""
+    """``world`` processes in one process group, each with a GPU of its own if ``gpus``."""
 
-    def __init__(self, world: int) -> None:
+    def __init__(self, world: int, gpus: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = str(Path(self._folder.name) / "rendezvous")
         self.pipes, self.processes = [], []
         for rank in range(world):
             ours, theirs = _context.Pipe()
-            process = _context.Process(target=_serve, args=(rank, world, rendezvous, theirs), daemon=True)
+            process = _context.Process(target=_serve, args=(rank, world, rendezvous, theirs, gpus), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import parallel_runs
 import pytest
 import torch
-from parallel_runs import Run
+from parallel_runs import SETTINGS, Run
 from process_group import Group
 
+from kaiyuan.errors import ConfigError
+from kaiyuan.recipe import ParallelSection
 from kaiyuan.training.parallel.layout import Layout
 
+ROUTING = SETTINGS.routing
 _alone: dict[str, Run] = {}
 
 
@@ -23,11 +27,11 @@ def alone(groups: dict[int, Group], changes: dict[str, Any], **more: Any) -> Run
     return _alone[key]
 
 
-def compare(found: Run, expected: Run, stages: int = 1) -> None:
+def compare(found: Run, expected: Run, stages: int = 1, recycles: bool = True) -> None:
     assert found.losses == pytest.approx(expected.losses, abs=1e-5)
     assert found.norms == pytest.approx(expected.norms, rel=1e-5)
     assert [line["load"] for line in found.routing] == [line["load"] for line in expected.routing]
-    assert max(max(line["recycled"]) for line in expected.routing) > 0.02, "nothing to compare"
+    assert not recycles or max(max(line["recycled"]) for line in expected.routing) > 0.02, "nothing to compare"
     assert [line["recycled"] for line in found.routing] == [line["recycled"] for line in expected.routing]
     if stages == 1:  # else each stage sees its own layers alone
         for one, other in zip(found.recycled, expected.recycled, strict=True):
@@ -49,6 +53,65 @@ LAYOUTS = [
     Layout(data_shard=2, context=2, expert=2),
     Layout(context=2, tensor=2),
 ]
+
+
+VARIANTS = {
+    "documents": ({}, {"documents": True}),
+    "untied head": ({}, {"tied": False}),
+    "dropped": ({"routing": replace(ROUTING, mode="drop")}, {}),
+    "dropless": ({"routing": replace(ROUTING, mode="dropless")}, {}),
+    "last go first": ({"routing": replace(ROUTING, overflow="position")}, {}),
+    "micro-batches": ({"micro_batches": 2}, {}),
+    "recomputed": ({"recompute": "blocks"}, {}),
+}
+
+
+@pytest.mark.parametrize("layout", [Layout(data_shard=2, expert=2, tensor=2), Layout(context=2, data_shard=2)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_train_like_one_process(groups: dict[int, Group], layout: Layout, variant: str) -> None:
+    changes, more = VARIANTS[variant]
+    options = {"documents": False, "dtype": None, "tied": True, **more}
+    found = groups[layout.size].run(parallel_runs.train, layout, changes, *options.values())[0]
+    compare(found, alone(groups, changes, **options), recycles=variant not in ("dropped", "dropless"))
+
+
+def test_ranks_may_decide_for_themselves(groups: dict[int, Group]) -> None:
+    """Each rank is then like one device with its rows: nothing is recycled that it has room for."""
+    layout = Layout(data_shard=2, expert=2, decide="per rank")
+    first, second = groups[2].run(parallel_runs.train, layout, {"steps": 1})
+    whole = alone(groups, {"steps": 1})
+    tokens = len(whole.recycled[0])
+    assert [len(found) for found in (first.recycled[0], second.recycled[0])] == [tokens // 2, tokens // 2]
+    shares = [float((run.recycled[0] >= 0).float().mean()) for run in (first, second)]
+    assert first.routing[0]["recycled"][0] == pytest.approx(sum(shares) / 2, abs=1e-5)
+    assert first.losses == pytest.approx(whole.losses, rel=0.02)
+
+
+def test_mixed_precision_keeps_the_router_in_float32(groups: dict[int, Group]) -> None:
+    dtype = torch.bfloat16
+    found = groups[4].run(parallel_runs.train, Layout(data_shard=4, expert=2), {}, False, dtype)[0]
+    expected = alone(groups, {}, documents=False, dtype=dtype)
+    assert found.losses == pytest.approx(expected.losses, rel=0.01)
+    assert found.norms == pytest.approx(expected.norms, rel=0.05)
+    assert found.routing[0]["load"][0] == expected.routing[0]["load"][0], "the first layer's router saw the same bits"
+    assert all(value.dtype == torch.float32 for value in found.weights.values())
+
+
+def test_impossible_layouts_are_refused_in_one_line() -> None:
+    config = parallel_runs.CONFIG
+    for layout, reason in (
+        (Layout(data_shard=3, expert=2), r"expert=2 takes its ranks from data_shard=3 and does not divide it"),
+        (Layout(data_shard=8, expert=8), r"expert=8 does not divide the 4 experts of layer 0"),
+        (Layout(tensor=4), r"tensor=4 does not divide the 2 key/value heads"),
+        (Layout(context=3), r"sequences of 32 tokens cannot be cut into 6 equal parts"),
+        (Layout(data_shard=16), r"a micro-batch of 8 sequences cannot be divided among 16 data ranks"),
+        (Layout(pipeline=3), r"pipeline=3 stages for 2 groups of layers that share keys and values"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^\[parallel\] {reason}[^\n]*$"):
+            layout.check(config, 8, 32)
+    with pytest.raises(ConfigError, match=r"^\[parallel\] data_shard=3 needs 3 processes, there are 4$"):
+        Layout.of(ParallelSection(data_shard=3), 4)
+    assert Layout.of(ParallelSection(tensor=2), 8).data_shard == 4
 
 
 PIPELINES = [
