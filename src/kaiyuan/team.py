@@ -53,6 +53,17 @@ class Team:
         return lock if is_main() else contextlib.nullcontext()
 
 
+def join(backend: str) -> None:
+    """Make the process group of what ``torchrun`` started. A group of its own for every restart: the store may outlive
+    the processes, and addresses in it that are gone would be tried.
+    """
+    import torch.distributed as dist
+
+    store, rank, world = next(iter(dist.rendezvous("env://")))
+    own = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world)
+
+
 @contextlib.contextmanager
 def team() -> Iterator[Team]:
     """Joins the processes that ``torchrun`` started, if it did."""
@@ -66,6 +77,6 @@ def team() -> Iterator[Team]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    join("cpu:gloo,cuda:nccl" if cuda else "gloo")
     yield Team(world, dist.new_group(backend="gloo", timeout=_PATIENCE))
     dist.destroy_process_group()

@@ -15,6 +15,7 @@ from kaiyuan import ModelConfig
 from kaiyuan.model import transformer
 from kaiyuan.model.routing import Routing, RoutingPolicy
 from kaiyuan.model.transformer import Transformer
+from kaiyuan.team import join
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.parallel import expert
@@ -79,6 +80,7 @@ def train(
     tied: bool = True,
     folder: Path | None = None,
     gpu: bool = False,
+    meta: bool = False,
 ) -> Run:
     """Five steps from the same weights, in ``layout`` or (None) in this process alone."""
     run = Run()
@@ -86,12 +88,12 @@ def train(
     model = Transformer(CONFIG.replace(tie_word_embeddings=tied), dtype)
     model.init_weights(1)
     device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-    model = model.to(device)
+    model = Transformer(model.config, dtype).to("meta") if meta else model.to(device)
     parallel = None if layout is None else Parallel(layout, device)
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
-        trainer = Trainer("test", model, RandomRows(documents), language_model_loss, replace(SETTINGS, **changes),
-                          place, parallel=parallel)  # fmt: skip
+        settings = replace(SETTINGS, seed=1, **changes)
+        trainer = Trainer("test", model, RandomRows(documents), language_model_loss, settings, place, parallel=parallel)
         step = trainer._one_step
 
         def one_step() -> dict[str, Any]:
@@ -171,7 +173,7 @@ def main() -> None:
     import sys
 
     folder = Path(sys.argv[1])
-    dist.init_process_group("gloo")
+    join("gloo")
     torch.set_num_threads(1)
     (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
     run = train_long(folder, pause=0.05)

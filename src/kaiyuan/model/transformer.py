@@ -195,16 +195,17 @@ class Transformer(nn.Module):
         Each parameter draws from a generator of its own, so its values depend on its name and the seed alone, not on
         what else the model has or on how it is sharded.
         """
-        depth_scale = 1 / math.sqrt(2 * self.config.num_layers)
         for name, parameter in self.named_parameters():
-            if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
-                continue
-            generator = torch.Generator().manual_seed(mix_seed(seed, _number_of(name)))
-            std = self.config.init_std * (
-                depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0
-            )
-            parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
+            parameter.copy_(self.initial_weight(name, parameter.shape, seed))
+
+    def initial_weight(self, name: str, shape: torch.Size, seed: int) -> Tensor:
+        """What ``init_weights`` gives the parameter ``name``: float32, on the CPU."""
+        if name.endswith("norm.weight"):
+            return torch.ones(shape)
+        depth_scale = 1 / math.sqrt(2 * self.config.num_layers)
+        generator = torch.Generator().manual_seed(mix_seed(seed, _number_of(name)))
+        std = self.config.init_std * (depth_scale if name.endswith(("o_proj.weight", ".down.weight", ".down")) else 1.0)
+        return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
 
 
 def _run(block: nn.Module, *inputs: Any) -> Any:

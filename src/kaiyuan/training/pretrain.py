@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +27,12 @@ from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.optimizer import PAPER_RATIO, expert_lr_ratio
 from kaiyuan.training.parallel.layout import Layout
-from kaiyuan.training.parallel.parallel import Parallel
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
 if TYPE_CHECKING:
     from kaiyuan.run import StageContext
     from kaiyuan.tokenizer import Tokenizer
+    from kaiyuan.training.parallel.parallel import Parallel
 
 
 class TokenSource:
@@ -117,6 +118,8 @@ def layout_of(recipe: Recipe, device: torch.device) -> Parallel | None:
     layout = Layout.of(recipe.parallel, world)
     if world == 1:
         return None
+    from kaiyuan.training.parallel.parallel import Parallel
+
     say(f"{world} processes: {layout}")
     return Parallel(layout, device)
 
@@ -126,11 +129,14 @@ def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torc
     config = recipe.model.config(vocab_size)
     if config.max_position_embeddings < context_length:
         config = config.replace(max_position_embeddings=context_length)
-    model = Transformer(config, compute_dtype(recipe.run))
-    model.init_weights(recipe.run.seed)
+    many = dist.is_available() and dist.is_initialized()  # then the trainer fills what each rank keeps
+    with torch.device("meta") if many else contextlib.nullcontext():
+        model = Transformer(config, compute_dtype(recipe.run))
+    if not many:
+        model.init_weights(recipe.run.seed)
     count = config.parameters()
     say(f"model: {quantity(count.total)} parameters, {quantity(count.active)} active per token")
-    return model.to(device)
+    return model if many else model.to(device)
 
 
 def finish(

@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kaiyuan.checkpoint.sharded import SUMS, ShardedCheckpoints, load_sharded, newest_whole
 from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
 from kaiyuan.files import write_text
 from kaiyuan.model.linear import collect_gradients, drop_copies
@@ -34,10 +33,13 @@ from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
 from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
-from kaiyuan.training.parallel.parallel import Parallel
 from kaiyuan.training.profiling import StepProfiler
 from kaiyuan.training.schedule import Schedule
 from kaiyuan.training.watch import HangWatch, StopRequest, first_bad_layer, gradient_norms, keep_batch
+
+if TYPE_CHECKING:
+    from kaiyuan.checkpoint.sharded import ShardedCheckpoints
+    from kaiyuan.training.parallel.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Trainer:
         if parallel is not None:
             for step in {0, settings.steps - 1}:  # the last may be smaller
                 parallel.check(model, source.batch(step, model), settings.micro_batches, settings.attention_dropout)
-            parallel.parallelize(model)
+            parallel.parallelize(model, settings.seed)
         self.optimizer = adamw(
             model,
             weight_decay=settings.weight_decay,
@@ -116,7 +118,7 @@ class Trainer:
         if settings.ema_decay > 0:
             self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.stop = StopRequest()
-        self.store = None if parallel is None else ShardedCheckpoints(self.checkpoints)
+        self.store = None if parallel is None else _store(self.checkpoints)
         self._resume()
 
     @property
@@ -135,7 +137,9 @@ class Trainer:
         found = training_checkpoints(self.checkpoints)
         if not found:
             return None
-        if (found[-1] / SUMS).exists():
+        if (found[-1] / "sums.json").exists():
+            from kaiyuan.checkpoint.sharded import load_sharded, newest_whole
+
             return load_sharded(newest_whole(found), self.model, self.optimizer, self.ema)
         state, ema = load_training_checkpoint(found[-1], self.model, self.optimizer)
         self.ema = None if ema is None else {name: value.to(self.model.device) for name, value in ema.items()}
@@ -301,6 +305,13 @@ class Trainer:
             self.store.save(self.step, self.model, self.optimizer, state, self.ema)
             return
         save_training_checkpoint(self.checkpoints, self.step, self.model, self.optimizer, state, self.ema)
+
+
+def _store(folder: Path) -> ShardedCheckpoints:
+    """Imported late: one process alone needs none of it."""
+    from kaiyuan.checkpoint.sharded import ShardedCheckpoints
+
+    return ShardedCheckpoints(folder)
 
 
 def _read(numbers: dict[str, Tensor]) -> dict[str, float]:

@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from kaiyuan.files import atomic_file
 from kaiyuan.progress import say
@@ -113,7 +112,7 @@ def gradient_norms(model: nn.Module) -> dict[str, float]:
     squares: dict[str, float] = {}
     for name, weight in model.named_parameters():
         if (grad := weight.grad) is not None:
-            local = grad.to_local() if isinstance(grad, DTensor) else grad
+            local = grad.to_local() if hasattr(grad, "to_local") else grad
             layer = ".".join(name.split(".")[: 2 if name.startswith("layers.") else 1])
             squares[layer] = squares.get(layer, 0.0) + float(local.float().square().sum())
     return {layer: value**0.5 for layer, value in squares.items()}

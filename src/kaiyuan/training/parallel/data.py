@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from kaiyuan.model.transformer import Block, Transformer
 from kaiyuan.training.parallel.mesh import Mesh
@@ -41,6 +41,20 @@ def shard_model(model: Transformer, mesh: Mesh) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+@torch.no_grad()
+def fill(model: Transformer, device: torch.device, seed: int) -> None:
+    """Give a sharded model that was made on the meta device memory, and the weights of ``init_weights(seed)``.
+
+    One whole parameter at a time is made on the CPU of each rank, which keeps its part.
+    """
+    model.to_empty(device=device)
+    for name, weight in model.named_parameters():
+        assert isinstance(weight, DTensor)
+        whole = model.initial_weight(name, weight.shape, seed).to(device)
+        part = distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=None)
+        weight.to_local().copy_(part.to_local())
 
 
 def _placement(mesh: DeviceMesh) -> Any:

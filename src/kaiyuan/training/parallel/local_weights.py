@@ -16,19 +16,18 @@ def local_weights(module: nn.Module) -> Iterator[None]:
 
     A replicated weight's gradient is partial: every rank has used it for its own heads.
     """
-    changed: list[tuple[nn.Module, str, DTensor]] = []
+    changed: list[tuple[dict[str, Any], str, DTensor]] = []
     for child in module.modules():
-        for name, weight in child._parameters.items():
-            if isinstance(weight, DTensor):
-                changed.append((child, name, weight))
-    for child, name, weight in changed:
+        own: dict[str, Any] = child._parameters
+        changed += [(own, name, weight) for name, weight in own.items() if isinstance(weight, DTensor)]
+    for own, name, weight in changed:
         grads = [Partial() if isinstance(place, Replicate) else place for place in weight.placements]
-        child._parameters[name] = weight.to_local(grad_placements=grads)
+        own[name] = weight.to_local(grad_placements=grads)
     try:
         yield
     finally:
-        for child, name, weight in changed:
-            child._parameters[name] = weight
+        for own, name, weight in changed:
+            own[name] = weight
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:

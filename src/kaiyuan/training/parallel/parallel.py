@@ -17,7 +17,7 @@ from kaiyuan.model.routing import RouterStats
 from kaiyuan.model.transformer import Block, Features, Transformer
 from kaiyuan.training.batch import Batch, Objective
 from kaiyuan.training.parallel.context import context_of
-from kaiyuan.training.parallel.data import copies, shard_model
+from kaiyuan.training.parallel.data import copies, fill, shard_model
 from kaiyuan.training.parallel.expert import parallelize_experts
 from kaiyuan.training.parallel.layout import Layout
 from kaiyuan.training.parallel.mesh import Mesh
@@ -35,8 +35,10 @@ class Parallel:
         self.tokens = Tokens(self.mesh)
         self.pipeline: Pipeline | None = None
 
-    def parallelize(self, model: Transformer) -> None:
-        """Divide ``model``, whose weights are whole and the same on every rank, in place."""
+    def parallelize(self, model: Transformer, seed: int = 0) -> None:
+        """Divide ``model``, whose weights are whole and the same on every rank, in place. One on the meta device gets
+        the weights that ``init_weights(seed)`` would give it, and no rank ever holds all of them.
+        """
         if self.layout.pipeline > 1:
             self.pipeline = Pipeline(model, self.mesh)
         for block in model.layers:
@@ -48,6 +50,8 @@ class Parallel:
         if self.pipeline is None:
             object.__setattr__(model, "features", self._features(model, model.features))
         shard_model(model, self.mesh)
+        if model.device.type == "meta":
+            fill(model, self.device, seed)
 
     def _features(self, model: Transformer, compute: Callable[..., Features]) -> Callable[..., Features]:
         """``features`` of whole sequences of ids, at this rank's own positions."""

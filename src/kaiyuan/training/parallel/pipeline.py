@@ -123,8 +123,7 @@ class Pipeline:
         )  # fmt: skip
         numbers = torch.arange(len(parts), device=device)
         inputs = [torch.cat(ids)] if self.first else []
-        target = {"target": numbers} if self.last else {}
-        schedule.step(*inputs, number=numbers, **target)
+        schedule.step(*inputs, target=numbers if self.last else None, number=numbers)
         if self.ends is not None:
             self._add_up_tied()
         metrics = {"loss": torch.zeros((), device=device), **self.run.metrics}
