@@ -15,7 +15,6 @@ from kaiyuan import ModelConfig
 from kaiyuan.model import transformer
 from kaiyuan.model.routing import Routing, RoutingPolicy
 from kaiyuan.model.transformer import Transformer
-from kaiyuan.team import join
 from kaiyuan.training.batch import Batch
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.parallel import expert
@@ -165,22 +164,3 @@ def train_long(folder: Path, pause: float = 0.0, clock: bool = False) -> Run:
         Trainer._one_step = one_step  # type: ignore[method-assign]
         if clock:
             time.time = real
-
-
-def main() -> None:
-    """For ``torchrun``: a long run in the folder that is named; each process leaves its id there."""
-    import os
-    import sys
-
-    folder = Path(sys.argv[1])
-    join("gloo")
-    torch.set_num_threads(1)
-    (folder / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
-    run = train_long(folder, pause=0.05)
-    if dist.get_rank() == 0:
-        torch.save(run.weights, folder / "weights.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

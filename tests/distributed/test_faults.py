@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -81,21 +79,3 @@ def test_sigterm_saves_and_leaves(undisturbed: Run, tmp_path: Path) -> None:
 def test_a_clock_that_jumps_changes_nothing(groups: dict[int, Group], undisturbed: Run, tmp_path: Path) -> None:
     found = groups[2].run(parallel_runs.train_long, tmp_path, 0.0, True)[0]
     assert_ended_alike(found.weights, tmp_path, undisturbed)
-
-
-@pytest.mark.slow
-def test_torchrun_starts_a_killed_worker_again(undisturbed: Run, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1",
-               "--standalone", "--local-addr", "127.0.0.1", parallel_runs.__file__, str(tmp_path)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("RANK", None)
-    agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 60
-    while len(steps_logged(tmp_path)) < 8 and agent.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
-    _, errors = agent.communicate(timeout=120)
-    assert agent.returncode == 0, errors
-    assert "goes on from step" in errors
-    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
-    assert_ended_alike(weights, tmp_path, undisturbed)

@@ -32,7 +32,7 @@ def test_a_layout_trains_like_one_gpu(gpus: Group, layout: Layout, dtype: torch.
     found, alone = gpus.run(parallel_runs.train, layout, *inputs)[0], gpus.run(parallel_runs.train, None, *inputs)[0]
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     assert found.losses == pytest.approx(alone.losses, abs=tolerance)
-    assert found.norms == pytest.approx(alone.norms, rel=max(tolerance, 1e-3))
+    assert found.norms == pytest.approx(alone.norms, rel=1e-3 if dtype == torch.float32 else 0.05)
     if dtype == torch.float32:
         for name, value in alone.weights.items():
             torch.testing.assert_close(found.weights[name], value, rtol=1e-3, atol=1e-4, msg=name)

@@ -59,7 +59,7 @@ def fill(model: Transformer, device: torch.device, seed: int) -> None:
 
 def _placement(mesh: DeviceMesh) -> Any:
     """Along which dimension a weight is sharded that other ranks already divide: another one if it comes out even."""
-    ranks = mesh.size(-1)
+    ranks = mesh.shape[-1]
 
     def place(weight: nn.Parameter) -> Shard:
         taken = {place.dim for place in getattr(weight, "placements", ()) if isinstance(place, Shard)}
