@@ -44,8 +44,13 @@ def test_kills_at_random_moments_lose_no_more_than_an_interval(undisturbed: Run,
         folder = tmp_path / str(number)
         folder.mkdir(exist_ok=True)
         group = Group(2)
+        before = len(steps_logged(folder))
         group.start(parallel_runs.train_long, folder, 0.02)
-        time.sleep(rng.uniform(0.3, 2.0))
+        if kill % 2:  # every other kill comes while it trains, the rest may come while it starts
+            deadline = time.monotonic() + 20
+            while len(steps_logged(folder)) <= before and time.monotonic() < deadline and before < LONG["steps"]:
+                time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 1.5))
         group.kill()
         done = len(steps_logged(folder))
         saved = [int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*")]
