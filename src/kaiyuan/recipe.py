@@ -15,7 +15,7 @@ from kaiyuan.corpus.sources.spec import Source, as_table
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.settings import Settings, problems_of
-from kaiyuan.synthesis.kinds import KINDS
+from kaiyuan.synthesis.reasoning import ALL_KINDS
 
 Share = float
 
@@ -106,7 +106,7 @@ class SynthesisSection(Settings):
     """Problems kept for evaluation."""
     held_out_share: Share = Field(default=0.1, gt=0, lt=1)
     kinds: list[str] = []
-    """Kinds of problems to use; empty for all."""
+    """Kinds of problems to use; empty for all but those of ``kaiyuan.synthesis.reasoning``."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     """How much more (or less) often than the others a kind occurs in training; 1 for those not named."""
     files: list[str] = []
@@ -114,9 +114,9 @@ class SynthesisSection(Settings):
 
     @model_validator(mode="after")
     def _known_kinds(self) -> SynthesisSection:
-        unknown = [kind for kind in (*self.kinds, *self.weights) if kind not in KINDS]
+        unknown = [kind for kind in (*self.kinds, *self.weights) if kind not in ALL_KINDS]
         if unknown:
-            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; known: {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; known: {', '.join(ALL_KINDS)}")
         return self
 
 

@@ -113,8 +113,8 @@ def test_too_few_held_out_problems_are_an_error() -> None:
 
 
 def test_unknown_kinds_are_refused_by_the_recipe() -> None:
-    for wrong in ({"kinds": ["algebra"]}, {"weights": {"algebra": 2}}):
-        with pytest.raises(ValueError, match="unknown kind 'algebra'; known: addition"):
+    for wrong in ({"kinds": ["astrology"]}, {"weights": {"astrology": 2}}):
+        with pytest.raises(ValueError, match="unknown kind 'astrology'; known: addition"):
             SynthesisSection(**wrong)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import pairwise, permutations
 
 from kaiyuan.synthesis import facts
+from kaiyuan.synthesis.reasoning_checks import solve_reasoning
 
 _SPACED = re.compile(r"(?<!\S)\S(?: \S)+(?!\S)")
 _BEFORE = re.compile(r"before|precedes|yesterday|last month|前|上一个|上个月|昨天|^明天|^下月", re.IGNORECASE)
@@ -19,6 +20,9 @@ _BEFORE = re.compile(r"before|precedes|yesterday|last month|前|上一个|上个
 
 def solve(prompt: str) -> str | None:
     """The answer to a generated ``prompt``, worked out from its words alone; ``None`` if they are not understood."""
+    answer = solve_reasoning(prompt)
+    if answer is not None:
+        return answer
     for pattern, solver in _SOLVERS:
         if re.search(pattern, prompt, re.IGNORECASE):
             return solver(prompt)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from functools import cache
 
 from kaiyuan.synthesis import facts
+from kaiyuan.synthesis.coding import passes
 from kaiyuan.synthesis.kinds import Problem
+from kaiyuan.synthesis.reasoning import NAMES
 
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?\d+(?:\.\d+)?%?(?![0-9A-Za-z])")
 _ANSWER_MARK = re.compile(r"answer(?: is|:)+|答案(?:是|为|:)+", re.IGNORECASE)
@@ -25,6 +27,8 @@ def verify(problem: Problem, response: str) -> float:
     ("421" and "-42" are not "42"), and it must be the only one offered: numbers and words of the question may be
     repeated in a sentence, other candidates may not. After a single "answer:" or "答案：" only what follows counts.
     """
+    if problem.kind == "code":
+        return float(passes(problem.prompt, response))
     text = _normal(response)
     marked = _ANSWER_MARK.split(text)
     if len(marked) == 2:
@@ -97,6 +101,8 @@ def _has_words(candidate: re.Pattern[str], text: str) -> bool:
 
 def _candidate(problem: Problem) -> re.Pattern[str]:
     """What counts as an answer to this problem, right or wrong: any number, or the words of its table."""
+    if problem.kind in ("logic", "tables") and not problem.answer.isdigit():
+        return _any_of(NAMES[problem.language])
     if problem.kind == "element":
         return _words_of_elements(problem.answer)
     return _words_of_kind(problem.kind, problem.language)
@@ -123,7 +129,7 @@ def _words_of_elements(answer: str) -> re.Pattern[str]:
     return _any_of([word for column in columns for word in column], 0 if is_symbol else re.IGNORECASE)
 
 
-def _any_of(words: Sequence[str], flags: int) -> re.Pattern[str]:
+def _any_of(words: Sequence[str], flags: int = 0) -> re.Pattern[str]:
     longest_first = sorted(set(words), key=len, reverse=True)
     spelled = "|".join(re.escape(word) if word.isascii() else word for word in longest_first)
     return re.compile(rf"(?<![A-Za-z])(?:{spelled})(?![A-Za-z])", flags)

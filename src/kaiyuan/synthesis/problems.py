@@ -16,13 +16,15 @@ from random import Random
 from kaiyuan.errors import ConfigError, DataError
 from kaiyuan.synthesis.checking import solve
 from kaiyuan.synthesis.grading import verify
-from kaiyuan.synthesis.kinds import KINDS, KNOWLEDGE, RULES, SAMPLERS, Problem, is_held_out
-from kaiyuan.synthesis.phrasings import QUESTIONS
+from kaiyuan.synthesis.kinds import KINDS, KNOWLEDGE, RULES, Problem, is_held_out
+from kaiyuan.synthesis.reasoning import ALL_KINDS, ALL_SAMPLERS, REASONING
 from kaiyuan.synthesis.statements import recall_document, statement_documents
 
 __all__ = [
+    "ALL_KINDS",
     "KINDS",
     "KNOWLEDGE",
+    "REASONING",
     "RULES",
     "Problem",
     "generate_problems",
@@ -45,13 +47,13 @@ def generate_problems(
     kinds: Sequence[str] | None = None,
     languages: Sequence[str] = LANGUAGES,
 ) -> list[Problem]:
-    """``count`` different problems of ``kinds`` (default: all), drawn evenly over kinds and languages.
+    """``count`` different problems of ``kinds`` (default: ``KINDS``), drawn evenly over kinds and languages.
 
     The same arguments give the same problems on every machine, and a smaller ``count`` gives the beginning of the same
     list. No two have both key and prompt in common. Raises ``ConfigError`` for an unknown kind or language and
     ``DataError`` if there are not that many different problems.
     """
-    open_kinds = list(_checked(kinds if kinds is not None else KINDS, KINDS, "kind"))
+    open_kinds = list(_checked(kinds if kinds is not None else KINDS, ALL_KINDS, "kind"))
     drawn = list(itertools.islice(_draws(open_kinds, languages, f"problems {seed}"), count))
     if len(drawn) < count:
         raise DataError(f"only {len(drawn)} different problems can be generated, not {count}; ask for less")
@@ -60,7 +62,7 @@ def generate_problems(
 
 def problems_of_kind(kind: str, count: int, seed: int, languages: Sequence[str] = LANGUAGES) -> list[Problem]:
     """``count`` different problems of one kind, or all there are if those are fewer."""
-    draws = _draws(list(_checked([kind], KINDS, "kind")), languages, f"problems of {kind} {seed}")
+    draws = _draws(list(_checked([kind], ALL_KINDS, "kind")), languages, f"problems of {kind} {seed}")
     return list(itertools.islice(draws, count))
 
 
@@ -72,8 +74,8 @@ def _draws(open_kinds: list[str], languages: Sequence[str], seed: str) -> Iterat
     misses = dict.fromkeys(open_kinds, 0)
     while open_kinds:
         kind, language = rng.choice(open_kinds), rng.choice(languages)
-        draw = SAMPLERS[kind](rng, language)
-        problem = draw.problem(kind, language, rng.randrange(len(QUESTIONS[draw.operation][language])))
+        draw = ALL_SAMPLERS[kind](rng, language)
+        problem = draw.problem(kind, language, rng.randrange(len(draw.wordings(language))))
         if (problem.key, problem.prompt) in seen:
             misses[kind] += 1
             if misses[kind] >= _MISSES:
