@@ -164,3 +164,43 @@ def train_long(folder: Path, pause: float = 0.0, clock: bool = False) -> Run:
         Trainer._one_step = one_step  # type: ignore[method-assign]
         if clock:
             time.time = real
+
+
+def received(layout: Layout) -> dict[str, int]:
+    """Bytes of activations that this rank receives from others in one step, by kind."""
+    from kaiyuan.training.parallel import collectives
+
+    found = dict.fromkeys(("experts", "routing", "tensor", "context"), 0)
+    originals = (collectives.gathered, collectives.scattered_sum, collectives.exchanged, expert.gathered)
+    kinds: dict[Any, str] = {}
+
+    def gathered(x: Tensor, group: Any, dim: int = 0) -> Tensor:
+        if x.is_floating_point():
+            found[kinds[group]] += x.nbytes * (group.size() - 1)
+        return originals[0](x, group, dim)
+
+    def scattered_sum(x: Tensor, group: Any, dim: int = 0) -> Tensor:
+        found[kinds[group]] += x.nbytes // group.size() * (group.size() - 1)
+        return originals[1](x, group, dim)
+
+    def exchanged(x: Tensor, sent: list[int], got: list[int], group: Any) -> Tensor:
+        if x.is_floating_point():
+            found["experts"] += (sum(got) - got[group.rank()]) * x[:1].numel() * x.element_size()
+        return originals[2](x, sent, got, group)
+
+    mesh = Parallel.__init__
+
+    def watched(self: Parallel, *inputs: Any) -> None:
+        mesh(self, *inputs)
+        kinds.update({self.mesh.tokens: "routing", self.mesh.group("tensor"): "tensor"})
+        kinds[self.mesh.group("context")] = "context"
+
+    collectives.gathered, collectives.scattered_sum, collectives.exchanged = gathered, scattered_sum, exchanged
+    expert.gathered = gathered
+    Parallel.__init__ = watched  # type: ignore[method-assign]
+    try:
+        train(layout, {"steps": 1})
+    finally:
+        collectives.gathered, collectives.scattered_sum, collectives.exchanged, expert.gathered = originals
+        Parallel.__init__ = mesh  # type: ignore[method-assign]
+    return found

@@ -20,37 +20,52 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from kaiyuan.training.parallel.traffic import pretend
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "parallel_runs"])
 
 
-def _serve(rank: int, world: int, rendezvous: str, pipe: Connection, gpus: bool) -> None:
+def _serve(rank: int, world: int, rendezvous: str, pipe: Connection, gpus: bool, pretended: int) -> None:
     os.environ["RANK"] = str(rank)
     torch.set_num_threads(1)
     if gpus:
         torch.cuda.set_device(rank)
+    if pretended:
+        pretend(pretended)
+        _answer(pipe)
+        return
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     patience = datetime.timedelta(seconds=60)
     dist.init_process_group(backend, f"file://{rendezvous}", patience, world_size=world, rank=rank)
+    _answer(pipe)
+    dist.destroy_process_group()
+
+
+def _answer(pipe: Connection) -> None:
+    """Do what comes through ``pipe`` until None does."""
     while (work := pipe.recv()) is not None:
         function, inputs = work
         try:
             pipe.send((True, function(*inputs)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
-    dist.destroy_process_group()
 
 
 class Group:
-    """``world`` processes in one process group, each with a GPU of its own if ``gpus``."""
+    """``world`` processes in one process group, each with a GPU of its own if ``gpus``; or one
+    process in a group that pretends to have ``pretended`` ranks.
+    """
 
-    def __init__(self, world: int, gpus: bool = False) -> None:
+    def __init__(self, world: int, gpus: bool = False, pretended: int = 0) -> None:
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = str(Path(self._folder.name) / "rendezvous")
         self.pipes, self.processes = [], []
         for rank in range(world):
             ours, theirs = _context.Pipe()
-            process = _context.Process(target=_serve, args=(rank, world, rendezvous, theirs, gpus), daemon=True)
+            process = _context.Process(
+                target=_serve, args=(rank, world, rendezvous, theirs, gpus, pretended), daemon=True
+            )
             process.start()
             theirs.close()
             self.pipes.append(ours)

@@ -39,6 +39,12 @@ class Parallel:
         """Divide ``model``, whose weights are whole and the same on every rank, in place. One on the meta device gets
         the weights that ``init_weights(seed)`` would give it, and no rank ever holds all of them.
         """
+        self.divide(model)
+        if model.device.type == "meta":
+            fill(model, self.device, seed)
+
+    def divide(self, model: Transformer) -> None:
+        """The same, leaving a model on the meta device there: enough to see what each rank would hold."""
         if self.layout.pipeline > 1:
             self.pipeline = Pipeline(model, self.mesh)
         for block in model.layers:
@@ -50,8 +56,6 @@ class Parallel:
         if self.pipeline is None:
             object.__setattr__(model, "features", self._features(model, model.features))
         shard_model(model, self.mesh)
-        if model.device.type == "meta":
-            fill(model, self.device, seed)
 
     def _features(self, model: Transformer, compute: Callable[..., Features]) -> Callable[..., Features]:
         """``features`` of whole sequences of ids, at this rank's own positions."""
