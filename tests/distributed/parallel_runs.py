@@ -139,12 +139,12 @@ def train_on_a_full_disk(layout: Layout, folder: Path) -> Run:
         sharded.dcp.save = write
 
 
-LONG = {"steps": 40, "checkpoint_every": 3, "warmup": 2}
+LONG = {"steps": 30, "checkpoint_every": 3, "warmup": 2}
 LONG_LAYOUT = Layout(data_shard=2, expert=2)
 
 
 def train_long(folder: Path, pause: float = 0.0, clock: bool = False) -> Run:
-    """Forty steps with a checkpoint every third: long enough to be interrupted. ``clock`` sets the clock about."""
+    """Thirty steps with a checkpoint every third: long enough to be interrupted. ``clock`` sets the clock about."""
     import time
 
     if clock:

@@ -23,7 +23,10 @@ import torch.distributed as dist
 from kaiyuan.training.parallel.traffic import pretend
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "parallel_runs"])
+_context.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.pipelining", "kaiyuan.checkpoint.sharded", "kaiyuan.training.trainer",
+     "kaiyuan.training.parallel.parallel", "kaiyuan.training.parallel.traffic"]
+)  # fmt: skip
 
 
 def _serve(rank: int, world: int, rendezvous: str, pipe: Connection, gpus: bool, pretended: int) -> None:

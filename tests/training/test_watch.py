@@ -62,6 +62,7 @@ def test_a_spoilt_batch_blames_no_layer(tmp_path: Path) -> None:
     trainer(tmp_path, replace(SETTINGS, steps=2), source=BadBatches(1)).fit()
     found = json.loads((tmp_path / "incidents" / "step-00000001.json").read_text())
     assert found["ranks"][0]["first_bad_layer"] is None
+    assert found["metrics"]["loss"] == "nan"
 
 
 def test_sigterm_saves_the_step_and_leaves(tmp_path: Path) -> None:

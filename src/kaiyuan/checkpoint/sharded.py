@@ -162,6 +162,9 @@ class ShardedCheckpoints:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Mapping[str, Tensor] | None = None
     ) -> dict[str, Any] | None:
         """Fill everything from the newest checkpoint that is whole; returns its state, or None if there is none."""
+        if self.rank == 0:
+            for unfinished in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         names: list[Any] = [[path.name for path in training_checkpoints(self.folder)]]
         dist.broadcast_object_list(names, src=0, group=self.group)
         for name in reversed(names[0]):

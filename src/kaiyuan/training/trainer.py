@@ -6,7 +6,6 @@ routing all derive their randomness from it. So a run killed anywhere and starte
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor
 
 from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint, training_checkpoints
-from kaiyuan.files import write_text
 from kaiyuan.model.linear import collect_gradients, drop_copies
 from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
 from kaiyuan.model.transformer import Recompute, Transformer
@@ -35,7 +33,7 @@ from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
 from kaiyuan.training.profiling import StepProfiler
 from kaiyuan.training.schedule import Schedule
-from kaiyuan.training.watch import HangWatch, StopRequest, first_bad_layer, gradient_norms, keep_batch
+from kaiyuan.training.watch import HangWatch, StopRequest, first_bad_layer, gradient_norms, keep_incident
 
 if TYPE_CHECKING:
     from kaiyuan.checkpoint.sharded import ShardedCheckpoints
@@ -271,7 +269,6 @@ class Trainer:
 
     def _keep_incident(self, batch: Batch, metrics: dict[str, float]) -> None:
         """What a refused step looked like on every rank, and its batch."""
-        folder = self.folder / "incidents"
         share = batch if self.parallel is None else self.parallel.local(batch)
         if self.parallel is not None and self.parallel.layout.pipeline > 1:
             run = None
@@ -283,9 +280,7 @@ class Trainer:
         }
         ranks = [seen] if self.parallel is None else self.parallel.gather_objects(seen)
         if is_main():
-            keep_batch(folder, self.step, batch)
-            found = {"step": self.step, "metrics": metrics, "ranks": ranks}
-            write_text(folder / f"step-{self.step:08d}.json", json.dumps(found, indent=1) + "\n")
+            keep_incident(self.folder / "incidents", self.step, batch, {"metrics": metrics, "ranks": ranks})
 
     def _clip(self) -> Tensor:
         limit = self.settings.clip if self.settings.clip > 0 else math.inf

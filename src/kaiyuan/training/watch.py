@@ -6,6 +6,7 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kaiyuan.files import atomic_file
+from kaiyuan.files import atomic_file, write_json
 from kaiyuan.progress import say
 from kaiyuan.training.batch import Batch
 
@@ -118,12 +119,22 @@ def gradient_norms(model: nn.Module) -> dict[str, float]:
     return {layer: value**0.5 for layer, value in squares.items()}
 
 
-def keep_batch(folder: Path, step: int, batch: Batch) -> None:
-    """Write ``step-.../batch.safetensors``: the whole batch of a refused step."""
+def keep_incident(folder: Path, step: int, batch: Batch, seen: dict[str, Any]) -> None:
+    """Write ``step-N.safetensors``, the whole batch of a refused step, and ``step-N.json``, what was ``seen``."""
     tensors: dict[str, Tensor | None] = {
         "ids": batch.ids_BT, "targets": batch.targets_BT, "weights": batch.weights_BT, "documents": batch.documents_BT,
         **batch.extra,
     }  # fmt: skip
     with atomic_file(folder / f"step-{step:08d}.safetensors") as path:
         save_file({name: value.cpu().contiguous() for name, value in tensors.items() if value is not None}, path)
+    write_json(folder / f"step-{step:08d}.json", {"step": step, **_spelled(seen)})
     say(f"step {step}: the update was refused; its batch and what each rank saw are in {folder}")
+
+
+def _spelled(value: Any) -> Any:
+    """JSON has no NaN and no infinity: such numbers become words."""
+    if isinstance(value, dict):
+        return {name: _spelled(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
