@@ -204,3 +204,19 @@ def received(layout: Layout) -> dict[str, int]:
         collectives.gathered, collectives.scattered_sum, collectives.exchanged, expert.gathered = originals
         Parallel.__init__ = mesh  # type: ignore[method-assign]
     return found
+
+
+def train_with_a_bad_layer(folder: Path) -> Run:
+    """Three steps in which, from the second on, layer 2 of rank 1 gives numbers that are none."""
+    one_step = Trainer._one_step
+
+    def spoilt(self: Trainer) -> dict[str, Any]:
+        if self.step == 1 and dist.get_rank() == 1:
+            self.model.layers[2].register_forward_hook(lambda block, _, out: (out[0] * torch.nan, *out[1:]))
+        return one_step(self)
+
+    Trainer._one_step = spoilt  # type: ignore[method-assign]
+    try:
+        return train(LONG_LAYOUT, {"steps": 3}, folder=folder)
+    finally:
+        Trainer._one_step = one_step  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -12,8 +13,9 @@ from pathlib import Path
 import parallel_runs
 import pytest
 import torch
-from parallel_runs import LONG, Run
+from parallel_runs import LONG, RandomRows, Run
 from process_group import Group
+from safetensors.torch import load_file
 
 KILLS = int(os.environ.get("KAIYUAN_KILLS", "5"))
 EVERY = int(LONG["checkpoint_every"])
@@ -84,3 +86,13 @@ def test_sigterm_saves_and_leaves(undisturbed: Run, tmp_path: Path) -> None:
 def test_a_clock_that_jumps_changes_nothing(groups: dict[int, Group], undisturbed: Run, tmp_path: Path) -> None:
     found = groups[2].run(parallel_runs.train_long, tmp_path, 0.0, True)[0]
     assert_ended_alike(found.weights, tmp_path, undisturbed)
+
+
+def test_a_bad_layer_is_named_with_its_rank_and_batch(groups: dict[int, Group], tmp_path: Path) -> None:
+    first, second = groups[2].run(parallel_runs.train_with_a_bad_layer, tmp_path)
+    assert [math.isfinite(loss) for loss in first.losses] == [True, False, False], "no rank applied the update"
+    assert str(first.losses) == str(second.losses)
+    found = json.loads((tmp_path / "incidents" / "step-00000001.json").read_text())
+    assert [rank["first_bad_layer"] for rank in found["ranks"]] == [None, "layers.2"]
+    batch = load_file(tmp_path / "incidents" / "step-00000001.safetensors")
+    assert torch.equal(batch["ids"], RandomRows().batch(1, None).ids_BT)  # type: ignore[arg-type]
