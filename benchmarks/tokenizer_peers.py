@@ -44,7 +44,7 @@ def counts(texts: dict[str, list[str]]) -> dict[str, dict[str, int]]:
 
 
 def ranks(folder: Path) -> None:
-    """quicktok's files hold a count, then length and id (2 and 4 bytes) before each token's bytes."""
+    """quicktok's files hold a count, then of each token its length (2 bytes), its bytes and its id (4 bytes)."""
     import quicktok
 
     for name, file in FILES.items():
@@ -58,8 +58,9 @@ def _tokens(data: bytes) -> dict[int, bytes]:
     (count,) = struct.unpack_from("<I", data)
     place, found = 4, {}
     for _ in range(count):
-        length, rank = struct.unpack_from("<HI", data, place)[0], struct.unpack_from("<I", data, place + 2)[0]
-        found[rank] = data[place + 6 : place + 6 + length]
+        (length,) = struct.unpack_from("<H", data, place)
+        (rank,) = struct.unpack_from("<I", data, place + 2 + length)
+        found[rank] = data[place + 2 : place + 2 + length]
         place += 6 + length
     if place != len(data):
         raise SystemExit(f"not quicktok's format: {len(data) - place} bytes are left")
