@@ -3,70 +3,68 @@
     python benchmarks/soak.py runs/demo --seconds 600
     python benchmarks/soak.py runs/demo --seconds 60 --kills 1
 
-Clients ask for chats and completions of random lengths, stream or not, ask for several answers, JSON and
-log-probabilities; some hang up in the middle, some send nonsense. The server is killed and started again ``--kills``
-times. At the end, and whenever it has been idle, no request may run or wait, no page of the KV cache may be held, and
-memory must be flat; every request must have been answered, refused with a reason, or cut off by a kill.
+Visitors with several API keys ask for chats and completions of random lengths, stream or not, ask for several answers,
+JSON, calls of functions and log-probabilities; they do what the chat page does; some lose patience or hang up in the
+middle, some send nonsense or more at once than the queue holds. The server is killed with SIGKILL and started again
+``--kills`` times, and told to stop by SIGTERM at the end.
+
+Four times in each life of the server it is left alone: no request may run or wait then, no page of the KV cache may be
+held. Memory must be flat: the slope of a line through it over the second half of the longest life. Every request must
+have been answered as asked, refused with a reason, or cut off by a kill.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import re
+import secrets
 import signal
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections import Counter
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import httpx
 
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
-NONSENSE: list[bytes] = [
-    b"", b"{", b"[]", b'{"messages": "hello"}', b'{"messages": [], "temperature": 0}', b'{"prompt": "x", "n": 10000}',
-    b'{"prompt": "x", "temperature": 1e999}', b"[" * 5000, b'{"prompt": "x", "stop": ["' + b"s" * 999 + b'"]}',
-    b'{"prompt": [1, -5]}', b'{"prompt": "x", "logit_bias": {"a": 1}}', b"\xff\xfe", b'{"prompt": ""}',
-]  # fmt: skip
+from soak_traffic import Tally, Visitor
+
+PHASES = 4
+MOST_GROWTH = 8.0
+"""MiB a minute; noise of a short run is taken into account by ``Memory.slope``."""
 
 
 class Server:
     """The server as a process of its own, started again after it was killed."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, folder: Path, port: int, keys: list[str], key_file: Path) -> None:
+        self.url, self.keys = f"http://127.0.0.1:{port}", keys
         self.command = [
-            sys.executable,
-            "-m",
-            "kaiyuan",
-            "serve",
-            str(folder),
-            "--port",
-            str(port),
-            "--max-waiting",
-            "16",
-        ]
-        self.command += ["--max-num-seqs", "8"]
-        self.kills = 0
-        self.up = False
+            sys.executable, "-m", "kaiyuan", "serve", str(folder), "--port", str(port), "--api-key-file", str(key_file),
+            "--max-waiting", "16", "--max-num-seqs", "8", "--cache-tokens", "8192",
+        ]  # fmt: skip
+        self.kills, self.up = 0, False
         self.process: subprocess.Popen[bytes] | None = None
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {self.keys[0]}"}) as client:
+            return await client.get(self.url + path)
 
     async def start(self) -> None:
         self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
-        async with httpx.AsyncClient() as client:
-            for _ in range(600):
-                try:
-                    if (await client.get(f"{self.url}/ready")).status_code == 200:
-                        self.up = True
-                        return
-                except httpx.TransportError:
-                    await asyncio.sleep(0.1)
-        raise SystemExit("the server did not start")
+        for _ in range(900):
+            try:
+                if (await self.get("/ready")).status_code == 200:
+                    self.up = True
+                    return
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+            if self.process.poll() is not None:
+                break
+        raise SystemExit(f"the server did not start: {' '.join(self.command)}")
 
     async def kill(self) -> None:
         assert self.process is not None
@@ -74,130 +72,129 @@ class Server:
         self.process.kill()
         await asyncio.to_thread(self.process.wait)
 
-    def memory(self) -> int:
-        """Resident bytes."""
+    async def stop(self) -> int:
+        """The exit status after SIGTERM."""
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, 60)
+
+    def memory(self) -> float:
+        """Resident MiB."""
         assert self.process is not None
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024  # type: ignore[index]
 
-    async def gauge(self, name: str) -> float:
-        async with httpx.AsyncClient() as client:
-            text = (await client.get(f"{self.url}/metrics")).text
-        return float(re.search(rf"^kaiyuan:{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
-
-
-def request_of(rng: Random) -> dict[str, Any]:
-    words = " ".join(
-        rng.choice(("What", "is", "17", "+", "25", "首都", "的", "capital", "of", "France"))
-        for _ in range(rng.choice((1, 5, 40, 300)))
-    )
-    body: dict[str, Any] = {"max_tokens": rng.choice((1, 8, 40, 200)), "temperature": rng.choice((0, 0.7, 1.5))}
-    if rng.random() < 0.5:
-        body |= {"messages": [{"role": "user", "content": words}]}
-        if rng.random() < 0.15:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
-    else:
-        body |= {"prompt": words, "ignore_eos": rng.random() < 0.3}
-        if rng.random() < 0.2:
-            body["logprobs"] = 2
-    if rng.random() < 0.2:
-        body["n"] = rng.randrange(2, 4)
-    if rng.random() < 0.2:
-        body["stop"] = ["7", "。"]
-    return body | {"stream": rng.random() < 0.5}
+    async def held(self) -> list[str]:
+        """What is still held a moment after the last request."""
+        found: list[str] = []
+        for _ in range(100):
+            text = (await self.get("/metrics")).text
+            gauges = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+            values = {name: re.search(rf"^kaiyuan:{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE) for name in gauges}
+            found = [
+                f"{name} is {value and value[1]}" for name, value in values.items() if not value or float(value[1])
+            ]
+            if not found:
+                break
+            await asyncio.sleep(0.1)
+        return found
 
 
-async def client(number: int, server: Server, until: float, outcomes: Counter[str]) -> None:
-    rng = Random(number)
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+class Memory:
+    """Samples of the server's memory, a list of (seconds, MiB) for each of its lives."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.lives = server, list[list[tuple[float, float]]]()
+
+    async def watch(self) -> None:
+        kills = -1
+        while True:
+            if self.server.up:
+                if kills != self.server.kills:
+                    kills = self.server.kills
+                    self.lives.append([])
+                self.lives[-1].append((time.monotonic(), self.server.memory()))
+            await asyncio.sleep(0.5)
+
+    def slope(self) -> tuple[float, float]:
+        """MiB a minute over the second half of the longest life, and its standard error."""
+        life = max(self.lives, key=len)
+        x, y = zip(*life[len(life) // 2 :], strict=True)
+        slope, intercept = statistics.linear_regression(x, y)
+        spread = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True)) / max(1, len(x) - 2)
+        return 60 * slope, 60 * (spread / sum((a - statistics.fmean(x)) ** 2 for a in x)) ** 0.5
+
+
+async def visit(visitor: Visitor, server: Server, until: float) -> None:
+    async with visitor.http:
         while time.monotonic() < until:
             up, kills = server.up, server.kills
             try:
-                outcome = await one(http, rng)
-                outcomes[outcome] += 1
-                if outcome == "refused with a reason":
-                    await asyncio.sleep(0.2 * rng.random())
+                outcome = await visitor.act()
             except httpx.TimeoutException:
-                outcomes["STUCK"] += 1
+                outcome = "STUCK"
             except httpx.TransportError:
-                expected = not up or server.kills != kills
-                outcomes["cut off by a kill" if expected else "LOST"] += 1
+                outcome = "cut off by a kill" if not up or server.kills != kills else "LOST"
                 await asyncio.sleep(0.3)
+            visitor.tally.outcomes[outcome] += 1
+            if outcome == "refused with a reason":
+                await asyncio.sleep(0.2 * visitor.rng.random())
 
 
-async def one(http: httpx.AsyncClient, rng: Random) -> str:
-    if rng.random() < 0.1:
-        route = rng.choice(("/v1/completions", "/v1/chat/completions", "/tokenize", "/v1/nothing"))
-        reply = await http.post(route, content=rng.choice(NONSENSE))
-        return judged(reply, "nonsense refused")
-    body = request_of(rng)
-    route = "/v1/chat/completions" if "messages" in body else "/v1/completions"
-    if not body["stream"]:
-        return judged(await http.post(route, json=body), "refused with a reason")
-    leave = rng.randrange(6) if rng.random() < 0.3 else None
-    async with http.stream("POST", route, json=body) as reply:
-        if reply.status_code != 200:
-            await reply.aread()
-            return judged(reply, "refused with a reason")
-        place, last = 0, ""
-        async for line in reply.aiter_lines():
-            last = line or last
-            place += 1
-            if place == leave:
-                return "hung up"
-    return "answered" if last == "data: [DONE]" else "UNFINISHED STREAM"
-
-
-def judged(reply: httpx.Response, refused: str) -> str:
-    if reply.status_code == 200:
-        return "answered" if reply.json() else "EMPTY"
-    if reply.status_code >= 500 and reply.status_code != 503:
-        return f"STATUS {reply.status_code}"
-    return refused if json.loads(reply.text)["error"]["message"] else "REFUSED WITHOUT A REASON"
-
-
-async def idle(server: Server) -> list[str]:
-    """What is still held a moment after the last request."""
-    for _ in range(100):
-        names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-        held = [f"{name} is {value}" for name in names if (value := await server.gauge(name))]
-        if not held:
-            return []
-        await asyncio.sleep(0.1)
-    return held
+async def life(turn: int, server: Server, tally: Tally, options: argparse.Namespace) -> list[str]:
+    """One life of the server, in phases; it ends by a kill if there are more to come. Returns what was held."""
+    problems: list[str] = []
+    seconds = options.seconds / (options.kills + 1) / PHASES
+    for phase in range(PHASES):
+        numbers = range(1000 * turn + 100 * phase, 1000 * turn + 100 * phase + options.clients)
+        visitors = [Visitor(number, server.url, server.keys[number % len(server.keys)], tally) for number in numbers]
+        until = time.monotonic() + seconds
+        tasks = [asyncio.create_task(visit(visitor, server, until)) for visitor in visitors]
+        if turn < options.kills and phase == PHASES - 1:
+            await asyncio.sleep(seconds / 2)
+            await server.kill()
+            await server.start()
+        await asyncio.gather(*tasks)
+        problems += await server.held()
+        done = f"{sum(tally.outcomes.values())} requests, {server.memory():.0f} MiB"
+        print(f"life {turn + 1}, phase {phase + 1}: {done}", flush=True)
+    return problems
 
 
 async def soak(options: argparse.Namespace) -> int:
-    server, outcomes = Server(options.model, options.port), Counter[str]()
-    await server.start()
-    problems, memories = [], []
-    rounds = options.kills + 1
-    for turn in range(rounds):
-        phases = 4
-        for phase in range(phases):
-            until = time.monotonic() + options.seconds / rounds / phases
-            clients = [client(1000 * turn + 100 * phase + i, server, until, outcomes) for i in range(options.clients)]
-            last = turn < options.kills and phase == phases - 1
-            tasks = [asyncio.create_task(one) for one in clients]
-            if last:
-                await asyncio.sleep(options.seconds / rounds / phases / 2)
-                await server.kill()
-                await server.start()
-            await asyncio.gather(*tasks)
-            problems += await idle(server)
-            memories.append(server.memory())
-            done = f"{sum(outcomes.values())} requests, {memories[-1] / 2**20:.0f} MiB"
-            print(f"round {turn + 1}, phase {phase + 1}: {done}", flush=True)
-        growth = memories[-1] - memories[-phases + 1] if turn == options.kills else 0
-    assert server.process is not None
-    os.kill(server.process.pid, signal.SIGTERM)
-    left = await asyncio.to_thread(server.process.wait, 40)
-    bad = {name: count for name, count in outcomes.items() if name.isupper() or name.split()[0].isupper()}
-    for name, count in outcomes.most_common():
-        print(f"{name:28s} {count:7d}")
-    print(f"memory over the last three phases: {growth / 2**20:+.1f} MiB; exit status after SIGTERM: {left}")
-    if problems or bad or left or growth > 32 * 2**20:
-        print("FAILED", problems, bad)
+    tally, problems = Tally(), list[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        keys, key_file = [secrets.token_urlsafe(24) for _ in range(3)], Path(folder) / "keys"
+        key_file.write_text("\n".join(keys))
+        server = Server(options.model, options.port, keys, key_file)
+        await server.start()
+        memory = Memory(server)
+        watching = asyncio.create_task(memory.watch())
+        try:
+            for turn in range(options.kills + 1):
+                problems += await life(turn, server, tally, options)
+            watching.cancel()
+            status = await server.stop()
+        finally:
+            if server.process is not None:
+                server.process.kill()
+    return report(tally, problems, status, memory.slope())
+
+
+def report(tally: Tally, problems: list[str], status: int, slope: tuple[float, float]) -> int:
+    for name, count in tally.outcomes.most_common():
+        print(f"{name:34s} {count:7d}")
+    times = {"time to the first token": tally.first, "time a token after it": tally.pace, "gap in a stream": tally.gaps}
+    for name, values in times.items():
+        if len(values) > 1:
+            cuts = statistics.quantiles(values, n=100)
+            print(f"{name}: p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms, of {len(values)}")
+    print(f"greedy questions asked again: {tally.repeated[True]} same answers, {tally.repeated[False]} others")
+    print(f"memory: {slope[0]:+.2f} MiB a minute (standard error {slope[1]:.2f}); exit status after SIGTERM: {status}")
+    if slope[0] - 3 * slope[1] > MOST_GROWTH:
+        problems.append("memory grows")
+    if problems or tally.faults() or status:
+        print("FAILED", problems, tally.faults())
         return 1
     print("nothing leaked, nothing stuck, nothing lost")
     return 0
