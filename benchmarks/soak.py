@@ -133,8 +133,9 @@ async def visit(visitor: Visitor, server: Server, until: float) -> None:
                 outcome = await visitor.act()
             except httpx.TimeoutException:
                 outcome = "STUCK"
-            except httpx.TransportError:
-                outcome = "cut off by a kill" if not up or server.kills != kills else "LOST"
+            except httpx.TransportError as error:
+                expected = not up or server.kills != kills
+                outcome = "cut off by a kill" if expected else f"LOST: {type(error).__name__}"
                 await asyncio.sleep(0.3)
             visitor.tally.outcomes[outcome] += 1
             if outcome == "refused with a reason":

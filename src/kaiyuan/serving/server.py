@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS = 5
 """For connections to end after the last answer."""
+_IDLE_SECONDS = 75
+"""For which a connection without a request is kept. Clients and proxies must be the first to close theirs, or a request
+meets a connection that closes just then: httpx keeps them for 5 s, which is also uvicorn's default, nginx for 60 s."""
 
 
 def serve(
@@ -124,6 +127,7 @@ def run_app(app: FastAPI, engine: ServedEngine, settings: ServerSettings, listen
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, http="h11", ws="none",
         server_header=False, proxy_headers=False, lifespan="on", timeout_graceful_shutdown=_CLOSE_SECONDS,
+        timeout_keep_alive=_IDLE_SECONDS,
     )  # fmt: skip
     with listener:
         Server(config).run(sockets=[listener])
