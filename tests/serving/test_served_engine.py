@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from live_server import client_of, eventually
+from openai import OpenAI
 from tiny_folder import tiny_model
 
 from kaiyuan.inference import Engine, SamplingParams
@@ -16,7 +18,7 @@ from kaiyuan.inference.async_engine import AsyncEngine
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.tokenizer import Tokenizer, render_chat
 
-ASK = [{"role": "user", "content": "Hi"}]
+ASK: list[Any] = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,60 @@ def test_answers_are_the_engines(real: httpx.Client, model: Transformer, tokeniz
     streamed = real.post("/v1/chat/completions", json={**body, "n": 1, "stream": True}).text
     chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
     assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == alone.text
+
+
+@pytest.fixture(scope="module")
+def client(real: httpx.Client) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{str(real.base_url).rstrip('/')}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def streamed(client: OpenAI, **asked: Any) -> tuple[list[str], str | None, Any]:
+    """The pieces of a chat's answer, why it ended, and its usage."""
+    options: Any = {"include_usage": True}
+    *chunks, last = client.chat.completions.create(
+        model="tiny", messages=ASK, stream=True, stream_options=options, **asked
+    )  # type: ignore[call-overload]
+    return [chunk.choices[0].delta.content or "" for chunk in chunks], chunks[-1].choices[0].finish_reason, last.usage
+
+
+def test_streams_never_cut_a_character(client: OpenAI) -> None:
+    """An untrained model says bytes that are whole characters only together with others, or not at all."""
+    for seed in range(6):
+        how: Any = {"seed": seed, "temperature": 1.5, "max_completion_tokens": 60}
+        pieces, reason, usage = streamed(client, **how)
+        whole = client.chat.completions.create(model="tiny", messages=ASK, **how)
+        assert "".join(pieces) == whole.choices[0].message.content
+        assert (reason, usage) == (whole.choices[0].finish_reason, whole.usage)
+        assert whole.usage is not None and whole.usage.completion_tokens <= 60
+
+
+def test_no_part_of_a_stop_text_is_seen(client: OpenAI) -> None:
+    """Wherever in the answer it lies, over however many tokens."""
+    pieces, _, _ = streamed(client, temperature=0, max_tokens=40)
+    text = "".join(pieces)
+    for start in range(1, len(text) - 6, 5):
+        stop = text[start : start + 6]
+        found, reason, _ = streamed(client, temperature=0, max_tokens=40, stop=["never said", stop])
+        assert "".join(found) == text[: text.index(stop)]
+        assert reason == "stop"
+
+
+def test_json_objects_and_logprobs(client: OpenAI) -> None:
+    pytest.importorskip("llguidance")
+    wanted: Any = {"type": "json_object"}
+    reply = client.chat.completions.create(
+        model="tiny", messages=ASK, response_format=wanted, max_tokens=400, temperature=0.2, seed=1, logprobs=True,
+        top_logprobs=2,
+    )  # fmt: skip
+    (choice,) = reply.choices
+    assert choice.message.content is not None
+    assert choice.message.content.startswith("{")
+    if choice.finish_reason == "stop":
+        assert isinstance(json.loads(choice.message.content), dict)
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    said = b"".join(bytes(entry.bytes or ()) for entry in choice.logprobs.content)
+    assert said.decode("utf-8", "replace") == choice.message.content
 
 
 def test_prompt_scores_are_the_models(real: httpx.Client, model: Transformer, tokenizer: Tokenizer) -> None:
