@@ -107,7 +107,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(options, Path(folder))
         with peer(Path(folder), options) as vllm:
-            contenders = {"kaiyuan": ours(Path(folder), options), "vllm" + "/eager" * options.eager: vllm}
+            contenders = {
+                f"kaiyuan/{options.dtype}": ours(Path(folder), options.dtype, options),
+                f"vllm/{'eager' if options.eager else 'compiled'}": vllm,
+            }
             print(f"{options.dtype}, {THREADS} threads")
             for batch in options.batches:
                 measure(contenders, options, batch)
