@@ -141,6 +141,21 @@ def synthesize_llm(
     print(make(config, out, dry_run))
 
 
+@app.command("train-scorer")
+def train_scorer(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A config in TOML; see docs/scores.md.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the scorer.")] = Path("runs/scorer"),
+) -> None:
+    """Train scorers of quality, educational value, toxicity and category from labels of a file or a model.
+
+    Example: kaiyuan train-scorer scorer.toml --out runs/scorer
+    """
+    from kaiyuan.corpus.scores.command import train_scorer as train
+
+    train(config, out)
+    print(out / "report.html")
+
+
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
     """Write the report of a run folder again, finished or not.

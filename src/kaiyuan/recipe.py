@@ -166,6 +166,14 @@ class TrainingSection(Settings):
         return self
 
 
+class MixtureStep(Settings):
+    """Another mixture from a place of pre-training on."""
+
+    at: Share = Field(gt=0, lt=1)
+    """Share of the tokens before annealing that have been trained on by then."""
+    mixture: dict[str, float]
+
+
 class PretrainSection(TrainingSection):
     tokens: int = Field(ge=1)
     sequence_length: int = Field(ge=8)
@@ -173,6 +181,16 @@ class PretrainSection(TrainingSection):
     """Weight of each label of the corpus."""
     anneal_mixture: dict[str, float] = {}
     """The mixture of the annealing phase, the best data; empty to keep the mixture."""
+    mixture_steps: list[MixtureStep] = []
+    """Mixtures that take over from ``mixture`` before annealing (paper 2.3: the proportions change)."""
+    mixture_file: str = ""
+    """A TOML file of label = weight that takes the place of ``mixture``. It may be changed while the run is stopped:
+    what has been trained on stays as it was, and mixture.jsonl says what held when."""
+    max_epochs: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """How often a label may be gone through; its share goes to the others from then on."""
+    shuffle: int = Field(default=256, ge=1)
+    """Sequences whose labels are shuffled together; with 1 any beginning of the run has the proportions to within one
+    sequence of each label."""
 
 
 class ExtendStage(Settings):

@@ -42,18 +42,26 @@ class TokenSequence:
 class TokenLoader:
     """Sequences of ``sequence_length`` + 1 tokens, mixed from ``shards`` (by label) as ``phases`` say.
 
-    Turns are shuffled in blocks of 256 sequences; at the end of every block each label has been drawn its share of
-    times, give or take less than one. The draws of a label go through its tokens epoch by epoch, in a new random order
-    each, and go on where they were when a phase ends. A ``ConfigError`` or ``DataError`` says what is wrong with the
-    phases or the shards.
+    Turns are shuffled in blocks of ``shuffle`` sequences; at the end of every block each label has been drawn its
+    share of times, give or take less than one: with 1, after every sequence. The draws of a label go through its
+    tokens epoch by epoch, in a new random order each, and go on where they were when a phase ends. A ``ConfigError``
+    or ``DataError`` says what is wrong with the phases or the shards.
     """
 
     def __init__(
-        self, shards: Mapping[str, Shard], phases: Sequence[MixturePhase], sequence_length: int, seed: int
+        self,
+        shards: Mapping[str, Shard],
+        phases: Sequence[MixturePhase],
+        sequence_length: int,
+        seed: int,
+        shuffle: int = BLOCK,
     ) -> None:
         if sequence_length < 1:
             raise ConfigError(f"sequence_length: {sequence_length} is not 1 or more")
+        if shuffle < 1:
+            raise ConfigError(f"shuffle: {shuffle} is not 1 or more")
         check_phases(phases, shards)
+        self.shuffle = shuffle
         self.shards, self.phases = dict(shards), tuple(phases)
         self.sequence_length, self.seed = sequence_length, seed
         long = {label: LongWindows(shards[label], sequence_length, seed) for label in _labels_wanted_long(phases)}
@@ -75,7 +83,7 @@ class TokenLoader:
     def sequence(self, index: int) -> TokenSequence:
         """Sequence ``index`` of the run, whatever was asked for before."""
         number = self._phase_at(index)
-        block, place = divmod(index - self._starts[number], BLOCK)
+        block, place = divmod(index - self._starts[number], self.shuffle)
         stream, draw = self._block(number, block)[place]
         return TokenSequence(stream.label, self._windows[stream].draw(draw), stream.long)
 
@@ -110,7 +118,8 @@ class TokenLoader:
         """A hash of everything that decides the data: compare it when a run goes on, before trusting the step."""
         phases = [[phase.until, dict(phase.weights), phase.long_documents] for phase in self.phases]
         shards = {label: shard.sha256 for label, shard in self.shards.items()}
-        return fingerprint([1, shards, phases, self.sequence_length, self.seed])
+        shuffle = [] if self.shuffle == BLOCK else [self.shuffle]
+        return fingerprint([1, shards, phases, self.sequence_length, self.seed, *shuffle])
 
     def _phase_at(self, index: int) -> int:
         if not 0 <= index < len(self):
@@ -126,7 +135,7 @@ class TokenLoader:
     def _make_block(self, number: int, block: int) -> list[tuple[Stream, int]]:
         """Stream and number of the draw for each place of a block, in the order in which they are served."""
         turns, start = self._turns[number], self._starts[number]
-        first, end = block * BLOCK, min((block + 1) * BLOCK, self.phases[number].until - start)
+        first, end = block * self.shuffle, min((block + 1) * self.shuffle, self.phases[number].until - start)
         key = key_of(self.seed, "block", start + first)
         shuffled = sorted(range(first, end), key=lambda place: mix(key ^ mix(place)))
         drawn = self._drawn_before_phase[number] + Counter(turns.before(first))

@@ -30,19 +30,24 @@ _CONTENTS = {
 def page(data: Data) -> Markup:
     """The whole report as one HTML document."""
     sections = (flow, training, experts, memory, needle, stages, preferences, answers, text, settings)
-    script = _asset("report.js")
     contents = tag("nav", *(tag("a", name, href=f"#{key}") for key, name in _CONTENTS.items()), aria_label="Contents")
+    main = tag("main", *(part(data) for part in sections))
+    return shell(f"{data['name']} · kaiyuan run report", headline(data), contents, main)
+
+
+def shell(title: str, *parts: Markup | None) -> Markup:
+    """One HTML document with style and script inside."""
+    script = _asset("report.js")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{data['name']} · kaiyuan run report"),
+        tag("title", title),
         tag("style", _asset("report.css")),
     )
-    main = tag("main", *(part(data) for part in sections))
-    body = tag("body", headline(data), contents, main, tag("script", script))
+    body = tag("body", *parts, tag("script", script))
     return Markup("<!doctype html>\n" + tag("html", head, body, lang="en") + "\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kaiyuan.checkpoint.training import training_checkpoints
 from kaiyuan.corpus.loader import MixturePhase, TokenLoader
-from kaiyuan.corpus.shards import open_shards
+from kaiyuan.corpus.mixture import check_phases
+from kaiyuan.corpus.schedule import LOG, follow, read_mixture, scheduled, used, within_epochs
+from kaiyuan.corpus.shards import Shard, open_shards
 from kaiyuan.errors import ConfigError
 from kaiyuan.files import write_json
 from kaiyuan.model.fused import use_kernels
 from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import quantity, say
-from kaiyuan.recipe import Recipe, RunSection, TrainingSection
+from kaiyuan.recipe import PretrainSection, Recipe, RunSection, TrainingSection
 from kaiyuan.team import is_main
 from kaiyuan.training.allocator import grow_segments
 from kaiyuan.training.batch import Batch
@@ -98,17 +102,16 @@ def run(context: StageContext) -> dict[str, Any]:
     per_step = section.batch_size * section.sequence_length
     settings = trainer_settings(section, recipe.run, steps=max(1, section.tokens // per_step))
     shards = open_shards(context.input("tokenizer") / "shards", "train")
-    phases = [MixturePhase(settings.schedule.anneal_start * section.batch_size, section.mixture)]
-    phases.append(MixturePhase(settings.steps * section.batch_size, section.anneal_mixture or section.mixture))
-    phases = [phase for phase in phases if phase.until > 0]
-    if len(phases) > 1 and phases[0].until == phases[1].until:
-        phases.pop()
-    source = TokenSource(TokenLoader(shards, phases, section.sequence_length, recipe.run.seed), section.batch_size)
+    phases = _phases(section, settings, shards, context.folder)
+    loader = TokenLoader(shards, phases, section.sequence_length, recipe.run.seed, section.shuffle)
+    source = TokenSource(loader, section.batch_size)
     model = new_model(recipe, tokenizer.vocab_size, section.sequence_length, device)
     trainer = Trainer(
         "pretrain", model, source, language_model_loss, settings, context.folder, parallel=layout_of(recipe, device)
     )
     weights = trainer.fit()
+    if is_main():
+        write_json(context.folder / "mixture.json", used(phases, trainer.step * section.batch_size))
     return finish(context.folder, model, weights, tokenizer, trainer)
 
 
@@ -122,6 +125,24 @@ def layout_of(recipe: Recipe, device: torch.device) -> Parallel | None:
 
     say(f"{world} processes: {layout}")
     return Parallel(layout, device)
+
+
+def _phases(
+    section: PretrainSection, settings: TrainerSettings, shards: Mapping[str, Shard], folder: Path
+) -> list[MixturePhase]:
+    """The mixtures of the run, with what an interrupted run has already used."""
+    mixture = read_mixture(Path(section.mixture_file)) if section.mixture_file else section.mixture
+    steps = {step.at: step.mixture for step in section.mixture_steps}
+    rows, start = section.batch_size, settings.schedule.anneal_start
+    phases = scheduled(settings.steps * rows, start * rows, mixture, steps, section.anneal_mixture)
+    found = training_checkpoints(folder / "checkpoints")
+    position = int(found[-1].name.rpartition("-")[2]) * rows if found else 0
+    phases = follow(folder / LOG, position, phases, record=is_main())
+    if not section.max_epochs:
+        return phases
+    check_phases(phases, shards)
+    windows = {label: Fraction(len(shard.tokens), section.sequence_length) for label, shard in shards.items()}
+    return within_epochs(phases, windows, section.max_epochs)
 
 
 def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torch.device) -> Transformer:
