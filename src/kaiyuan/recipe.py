@@ -80,6 +80,18 @@ class CorpusSection(CorpusSettings):
     recall_chars: list[int] = [600, 2400]
     """Shortest and longest of those, in characters; lengths are spread evenly over the logarithm."""
     workers: int = Field(default=2, ge=1)
+    scorers: list[str] = []
+    """Folders of scorers (``kaiyuan train-scorer``) whose scores are written into ``extra.scores``; docs/scores.md."""
+    mix_by: list[Literal["language", "domain", "quality"]] = []
+    """What is added to labels for the mixture to choose by: ``web-en``, ``web-science``, ``web-best``."""
+    best_share: float = Field(default=0.05, gt=0, le=1)
+    """How much of each label's text is ``best`` under ``quality`` (paper: annealing on the best 5%)."""
+
+    @model_validator(mode="after")
+    def _scored(self) -> CorpusSection:
+        if not self.scorers and set(self.mix_by) & {"domain", "quality"}:
+            raise ValueError("mix_by: domain and quality need a scorer; name one in scorers")
+        return self
 
     def cleaning(self) -> CorpusSettings:
         """The settings of cleaning alone."""
@@ -308,7 +320,9 @@ class Recipe(Settings):
 
     def files(self, sections: Sequence[str]) -> list[Path]:
         """Files that ``sections`` name and whose content decides what comes of them."""
-        return self.sft.files() if self.sft is not None and "sft" in sections else []
+        scorers = [Path(name) for name in self.corpus.scorers] if "corpus" in sections else []
+        found = [folder / file for folder in scorers for file in ("scorer.json", "scorer.safetensors")]
+        return found + (self.sft.files() if self.sft is not None and "sft" in sections else [])
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from kaiyuan.corpus.assemble import assemble
 from kaiyuan.corpus.cleaning import CleaningUnit, CleanStore
 from kaiyuan.corpus.decontaminate import Contamination, read_items
-from kaiyuan.corpus.pipeline import TRAIN
+from kaiyuan.corpus.pipeline import HELD_OUT, TRAIN
 from kaiyuan.corpus.sources import Document, Source, document_id
 from kaiyuan.corpus.sources.demo import PATH
 from kaiyuan.corpus.text import Places
 from kaiyuan.corpus.work import Counts, Store, Unit, plan, run_units
 from kaiyuan.errors import DataError
-from kaiyuan.files import read_jsonl, write_json, write_jsonl
+from kaiyuan.files import read_jsonl, write_json, write_jsonl, write_text
 from kaiyuan.progress import say
 from kaiyuan.recipe import CorpusSection, Recipe
 from kaiyuan.synthesis.statements import recall_document, statement_documents
@@ -52,6 +52,7 @@ def run(context: StageContext) -> dict[str, Any]:
     report = assemble(store, units, context.folder, groups=_groups(section, store, units))
     report["sources"] = counts
     store.prune(units)
+    _score(section, context.folder, report)
     held_out_share = context.recipe.synthesis.held_out_share
     generated = [
         *statement_documents(section.statements, seed, held_out_share),
@@ -63,7 +64,37 @@ def run(context: StageContext) -> dict[str, Any]:
         for label in sorted({document.label for document in generated})
     }
     write_json(context.folder / "report.json", report)
+    _describe(context, report)
     return report
+
+
+def _score(section: CorpusSection, folder: Path, report: dict[str, Any]) -> None:
+    """Scores into the documents, and what the mixture chooses by into their labels."""
+    paths = [folder / TRAIN, folder / HELD_OUT]
+    if section.scorers:
+        from kaiyuan.corpus.scores import load_scorer
+        from kaiyuan.corpus.scores.apply import apply_scores
+
+        documents = report["documents"]
+        scorers = [load_scorer(name) for name in section.scorers]
+        apply_scores(paths, scorers, documents["train"] + documents["heldout"])
+    if section.mix_by:
+        from kaiyuan.corpus.scores.apply import relabel
+
+        relabel(paths, section.mix_by, section.best_share)
+
+
+def _describe(context: StageContext, report: dict[str, Any]) -> None:
+    """survey.json, report.html for people, and the data card."""
+    from kaiyuan.corpus.card import data_card
+    from kaiyuan.corpus.survey import survey
+    from kaiyuan.report.corpus_page import corpus_page
+
+    name, found = context.recipe.run.name, survey(context.folder)
+    write_json(context.folder / "survey.json", found)
+    write_text(context.folder / "report.html", corpus_page(name, report, found))
+    settings = context.recipe.corpus.model_dump(mode="json")
+    write_text(context.folder / "README.md", data_card(name, report, found, settings))
 
 
 def sources_of(section: CorpusSection) -> list[Source]:

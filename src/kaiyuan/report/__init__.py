@@ -16,13 +16,19 @@ def write_report(run: Path) -> Path:
     is damaged, or the folder if there is none.
     """
     from kaiyuan.errors import DataError
-    from kaiyuan.files import write_json, write_text
+    from kaiyuan.files import read_json, write_json, write_text
     from kaiyuan.report.page import page
 
     run = Path(run)
     if not run.is_dir():
         raise DataError(f"{run}: no such run folder")
     data = report_data(run)
+    if (run / "corpus" / "survey.json").exists() and data["counts"]["corpus"]:
+        from kaiyuan.report.corpus_page import corpus_page
+
+        tokens = (data["counts"]["tokenizer"] or {}).get("shards")
+        counted = read_json(run / "corpus" / "survey.json")
+        write_text(run / "corpus.html", corpus_page(data["name"], data["counts"]["corpus"], counted, tokens))
     write_json(run / "report.json", data)
     write_text(run / "report.html", page(data))
     return run / "report.html"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kaiyuan.report.html import Markup, table, tag
+from kaiyuan.report.html import Content, Markup, join, table, tag
 from kaiyuan.report.numbers import byte_count, decimal, integer, percent, quantity
 from kaiyuan.report.sections.layout import Data, absent, language, section
 
@@ -19,7 +19,11 @@ def text(data: Data) -> Markup:
         return absent(data, "text", "Corpus and tokenizer", "corpus")
     tables = [_sources(data), *_corpus_tables(corpus or {}), *_tokenizer_tables(tokenizer or {})]
     shown = [found for found in tables if found]
-    lead = "Every source with its licence; what the pipeline refused; characters a token holds on held-out text."
+    lead: Content = (
+        "Every source with its licence; what the pipeline refused; characters a token holds on held-out text."
+    )
+    if "filters" in (corpus or {}):
+        lead = join((lead, " More of it, with examples: ", tag("a", "corpus report", href="corpus.html"), "."))
     return section("text", "Corpus and tokenizer", lead, tag("div", *shown, class_="tables"))
 
 

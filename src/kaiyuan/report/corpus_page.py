@@ -1,0 +1,180 @@
+"""The report of a corpus: what it is made of, what was taken out and why, how it scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from kaiyuan.report.html import Markup, details, table, tag
+from kaiyuan.report.line_chart import Series, line_chart
+from kaiyuan.report.numbers import byte_count, integer, percent, quantity
+from kaiyuan.report.page import shell
+from kaiyuan.report.sections.layout import language, section
+
+Data = dict[str, Any]
+_TITLES = {"quality": "Writing quality", "educational": "Educational value", "toxicity": "Toxicity"}
+_CONTENTS = {"composition": "Composition", "removed": "Removed", "lengths": "Lengths", "scores": "Scores"}
+_WAYS = (("source", "Source"), ("language", "Language"), ("label", "Label"), ("category", "Category"))
+_PARTS = {"train": "natural", "generated": "synthetic"}
+
+
+def corpus_page(name: str, report: Data, survey: Data, tokens: Data | None = None) -> Markup:
+    """``report`` and ``survey`` of the corpus stage; ``tokens`` by label, where the tokenizer has counted them."""
+    head = tag(
+        "header",
+        tag("p", "kaiyuan 开元 · corpus report", class_="brand"),
+        tag("h1", name),
+        tag("p", _sentence(report, survey), class_="summary"),
+        tag("div", *_tiles(report, survey, tokens), class_="tiles"),
+    )
+    contents = tag("nav", *(tag("a", title, href=f"#{key}") for key, title in _CONTENTS.items()), aria_label="Contents")
+    parts = [_composition(survey, tokens), _removed(report, survey), _lengths(survey), _scores(survey)]
+    return shell(f"{name} · kaiyuan corpus report", head, contents, tag("main", *parts))
+
+
+def _sentence(report: Data, survey: Data) -> str:
+    sources = {row["source"] for row in survey["groups"] if row["split"] != "generated"}
+    counts = report["documents"]
+    return (
+        f"{integer(counts['read'])} documents from {len(sources)} sources were read; {integer(counts['train'])} are "
+        f"left to train on and {integer(counts['heldout'])} are held out to measure with."
+    )
+
+
+def _tiles(report: Data, survey: Data, tokens: Data | None) -> Iterator[Markup]:
+    counts, kept = report["documents"], _sum(survey, "train") + _sum(survey, "heldout")
+    gone = counts["read"] - counts["train"] - counts["heldout"]
+    twins = sum(row for kind, row in report["rejected"].items() if "duplicate" in kind)
+    yield _tile("Text kept", byte_count(kept), f"{percent(kept / max(report['bytes']['read'], 1))} of what was read")
+    yield _tile("Removed", integer(gone), f"documents, {percent(gone / max(counts['read'], 1), 1)} of all")
+    yield _tile("Duplicates", integer(twins), "documents, exact and near")
+    total = sum(row["tokens"] for row in (tokens or {}).values())
+    synthetic = _sum(survey, "generated")
+    if total:
+        yield _tile("Tokens", quantity(total), "to train on")
+    else:
+        yield _tile("Synthetic", byte_count(synthetic), "generated and verified")
+
+
+def _tile(label: str, value: str, note: str) -> Markup:
+    parts = (tag("div", label, class_="tile-label"), tag("div", value, class_="tile-value"))
+    return tag("div", *parts, tag("div", note, class_="tile-note"), class_="tile")
+
+
+def _sum(survey: Data, split: str) -> int:
+    return sum(row["bytes"] for row in survey["groups"] if row["split"] == split)
+
+
+def _composition(survey: Data, tokens: Data | None) -> Markup:
+    tables = [_by(survey, key, title) for key, title in _WAYS]
+    natural = [[_PARTS[split], *_cells(_count(survey, split), survey)] for split in _PARTS if _sum(survey, split)]
+    tables.append(table(_columns("Origin"), natural, "By origin", "figures"))
+    if tokens:
+        total = sum(row["tokens"] for row in tokens.values())
+        rows = [[label, quantity(row["tokens"]), _bar(row["tokens"] / max(total, 1))] for label, row in tokens.items()]
+        tables.append(table(["Label", "tokens", "share"], rows, "Tokens", "figures"))
+    lead = "Text to train on, generated text included; shares are of its bytes."
+    shown = [found for found in tables if found]
+    return section("composition", "Composition", lead, tag("div", *shown, class_="tables"))
+
+
+def _columns(first: str) -> list[str]:
+    return [first, "documents", "size", "share"]
+
+
+def _by(survey: Data, key: str, title: str) -> Markup | None:
+    documents: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for row in survey["groups"]:
+        if row["split"] != "heldout":
+            value = row[key] or ("not scored" if row["split"] == "generated" else "")
+            documents[value] += row["documents"]
+            sizes[value] += row["bytes"]
+    if not set(documents) - {"", "not scored"}:
+        return None
+    name = language if key == "language" else str
+    rows = [[name(value), *_cells((documents[value], sizes[value]), survey)] for value, _ in sizes.most_common(24)]
+    return table(_columns(title), rows, f"By {key}", "figures")
+
+
+def _count(survey: Data, split: str) -> tuple[int, int]:
+    rows = [row for row in survey["groups"] if row["split"] == split]
+    return sum(row["documents"] for row in rows), sum(row["bytes"] for row in rows)
+
+
+def _cells(counts: tuple[int, int], survey: Data) -> list[str | Markup]:
+    whole = _sum(survey, "train") + _sum(survey, "generated")
+    return [integer(counts[0]), byte_count(counts[1]), _bar(counts[1] / max(whole, 1))]
+
+
+def _bar(share: float) -> Markup:
+    text = percent(share, 1 if share < 0.1 else 0)
+    return tag("span", tag("span", text), tag("i", style=f"width:{60 * share:.1f}px"), class_="bar")
+
+
+def _removed(report: Data, survey: Data) -> Markup:
+    filters = report.get("filters", {})
+    if not filters:
+        return section("removed", "Removed", "Nothing was removed.")
+    names = sorted({name for rows in filters.values() for name in rows})
+    read = max(report["documents"]["read"], 1)
+    rows = []
+    for kind, counted in filters.items():
+        gone = sum(row["documents"] for row in counted.values())
+        each = [integer(counted[name]["documents"]) if name in counted else "" for name in names]
+        rows.append([kind, integer(gone), percent(gone / read, 1), *each])
+    head = ["Filter", "documents", "of all", *map(language, names)]
+    examples = [_examples(kind, survey["rejected"].get(kind, [])) for kind in filters]
+    taken = [
+        table([title, "times"], [[kind, integer(count)] for kind, count in report[key].items()], title, "figures")
+        for key, title in (("furniture", "Lines taken out"), ("pii", "Personal data replaced"))
+        if report.get(key)
+    ]
+    lead = "Documents by the filter that stopped them, with the beginning of some of them."
+    return section("removed", "Removed", lead, table(head, rows, "By filter", "figures"),
+                   tag("div", *(found for found in examples if found), class_="examples"),
+                   tag("div", *taken, class_="tables") if taken else None)  # fmt: skip
+
+
+def _examples(kind: str, rows: list[dict[str, str]]) -> Markup | None:
+    if not rows:
+        return None
+    shown = []
+    for row in rows:
+        where = " · ".join(filter(None, (row["detail"], language(row["language"]), row["source"], row["place"])))
+        shown.append(tag("blockquote", tag("p", row["sample"]), tag("footer", where)))
+    return details(f"Examples: {kind}", *shown)
+
+
+def _lengths(survey: Data) -> Markup:
+    series = []
+    for number, (name, counts) in enumerate(sorted(survey["lengths"].items())[:6], 1):
+        total, bins = sum(counts.values()), range(min(map(int, counts)), max(map(int, counts)) + 1)
+        shares = [counts.get(str(bits), 0) / total for bits in bins]
+        series.append(Series(language(name), [bits + 0.5 for bits in bins], shares, f"c{number}"))
+    chart = line_chart("Length of documents", series, unit="share of a language's documents", x_label="characters",
+                       x_text=lambda bits: quantity(2**bits), y_text=percent, zero=True)  # fmt: skip
+    return section(
+        "lengths", "Lengths", "Documents by length, in steps of doubling.", tag("div", chart, class_="charts one")
+    )
+
+
+def _scores(survey: Data) -> Markup:
+    charts = [_score(_TITLES[name], found) for name, found in survey["scores"].items()]
+    if not charts:
+        lead = tag("span", "No scorer was used: name one in ", tag("code", "corpus.scorers"), ".")
+        return section("scores", "Scores", lead)
+    lead = "Probability that a judge would say yes, as the scorer has learnt it; docs/scores.md says from what."
+    return section("scores", "Scores", lead, tag("div", *charts, class_="charts"))
+
+
+def _score(title: str, found: dict[str, list[int]]) -> Markup | None:
+    series = [
+        Series(language(name), [(place + 0.5) / len(bins) for place in range(len(bins))],
+               [count / max(1, sum(bins)) for count in bins], f"c{number}")
+        for number, (name, bins) in enumerate(sorted(found.items())[:6], 1)
+    ]  # fmt: skip
+    return line_chart(
+        title, series, unit="share of documents", x_label="score", x_text=percent, y_text=percent, zero=True
+    )
