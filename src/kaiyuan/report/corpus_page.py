@@ -163,8 +163,8 @@ def _lengths(survey: Data) -> Markup:
 def _scores(survey: Data) -> Markup:
     charts = [_score(_TITLES[name], found) for name, found in survey["scores"].items()]
     if not charts:
-        lead = tag("span", "No scorer was used: name one in ", tag("code", "corpus.scorers"), ".")
-        return section("scores", "Scores", lead)
+        missing = tag("span", "No scorer was used: name one in ", tag("code", "corpus.scorers"), ".")
+        return section("scores", "Scores", missing)
     lead = "Probability that a judge would say yes, as the scorer has learnt it; docs/scores.md says from what."
     return section("scores", "Scores", lead, tag("div", *charts, class_="charts"))
 
