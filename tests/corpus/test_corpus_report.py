@@ -9,8 +9,9 @@ from kaiyuan.corpus.card import data_card
 from kaiyuan.corpus.scores.apply import apply_scores, relabel
 from kaiyuan.corpus.survey import survey
 from kaiyuan.errors import ConfigError
-from kaiyuan.files import read_jsonl, write_jsonl
+from kaiyuan.files import read_jsonl, write_json, write_jsonl
 from kaiyuan.recipe import load_recipe
+from kaiyuan.report import write_report
 from kaiyuan.report.corpus_page import corpus_page
 
 REPORT = {
@@ -65,6 +66,28 @@ def test_scores_are_written_and_the_best_text_gets_a_label(corpus: Path) -> None
     assert all(len(row["text"]) < limit for row in rows if row not in best)
     share = sum(len(row["text"]) for row in best) / sum(len(row["text"]) for row in rows)
     assert 0.25 <= share < 0.25 + 100 / sum(len(row["text"]) for row in rows)
+
+
+def test_equal_scores_do_not_swell_the_best(corpus: Path) -> None:
+    class Same:
+        def score(self, texts: list[str]) -> list[dict]:
+            return [{"quality": 0.9} for _ in texts]
+
+    path = corpus / "train.jsonl"
+    apply_scores([path], [Same()], 20)
+    relabel([path], ["quality"], 0.3)
+    rows = list(read_jsonl(path))
+    best = [len(row["text"]) for row in rows if row["label"] == "web-best"]
+    total = sum(len(row["text"]) for row in rows)
+    assert 0.3 * total <= sum(best) <= 0.3 * total + 100
+
+
+def test_the_report_of_a_run_links_to_that_of_its_corpus(corpus: Path) -> None:
+    run = corpus / "run"
+    write_json(run / "corpus" / "survey.json", survey(corpus))
+    write_json(run / "corpus" / "report.json", REPORT)
+    assert 'href="corpus.html"' in write_report(run).read_text(encoding="utf-8")
+    assert "near-duplicate" in (run / "corpus.html").read_text(encoding="utf-8")
 
 
 def test_the_survey_counts_what_is_there(corpus: Path) -> None:

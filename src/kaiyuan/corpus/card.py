@@ -70,7 +70,8 @@ def _table(survey: dict[str, Any], keys: tuple[str, ...]) -> Iterator[str]:
     documents: Counter[tuple[str, ...]] = Counter()
     sizes: Counter[tuple[str, ...]] = Counter()
     for row in survey["groups"]:
-        key = tuple(_cell(row[name]) or "not stated" for name in keys)
+        missing = "made by the run" if row["split"] == "generated" else "not stated"
+        key = tuple(_cell(row[name]) or missing for name in keys)
         documents[key] += row["documents"]
         sizes[key] += row["bytes"]
     for key in sorted(documents):

@@ -46,7 +46,7 @@ def _tiles(report: Data, survey: Data, tokens: Data | None) -> Iterator[Markup]:
     counts, kept = report["documents"], _sum(survey, "train") + _sum(survey, "heldout")
     gone = counts["read"] - counts["train"] - counts["heldout"]
     twins = sum(row for kind, row in report["rejected"].items() if "duplicate" in kind)
-    yield _tile("Text kept", byte_count(kept), f"{percent(kept / max(report['bytes']['read'], 1))} of what was read")
+    yield _tile("Text kept", byte_count(kept), f"{percent(kept / max(report['bytes']['read'], 1), 1)} of what was read")
     yield _tile("Removed", integer(gone), f"documents, {percent(gone / max(counts['read'], 1), 1)} of all")
     yield _tile("Duplicates", integer(twins), "documents, exact and near")
     total = sum(row["tokens"] for row in (tokens or {}).values())
@@ -149,12 +149,13 @@ def _examples(kind: str, rows: list[dict[str, str]]) -> Markup | None:
 
 def _lengths(survey: Data) -> Markup:
     series = []
+    lowest = min((int(bits) for counts in survey["lengths"].values() for bits in counts), default=0)
     for number, (name, counts) in enumerate(sorted(survey["lengths"].items())[:6], 1):
         total, bins = sum(counts.values()), range(min(map(int, counts)), max(map(int, counts)) + 1)
         shares = [counts.get(str(bits), 0) / total for bits in bins]
-        series.append(Series(language(name), [bits + 0.5 for bits in bins], shares, f"c{number}"))
+        series.append(Series(language(name), [bits + 0.5 - lowest for bits in bins], shares, f"c{number}"))
     chart = line_chart("Length of documents", series, unit="share of a language's documents", x_label="characters",
-                       x_text=lambda bits: quantity(2**bits), y_text=percent, zero=True)  # fmt: skip
+                       x_text=lambda steps: quantity(2 ** (steps + lowest)), y_text=percent, zero=True)  # fmt: skip
     return section(
         "lengths", "Lengths", "Documents by length, in steps of doubling.", tag("div", chart, class_="charts one")
     )

@@ -55,11 +55,19 @@ def value_of(row: dict[str, Any]) -> float:
     return float(scores.get("quality", 1.0)) * float(scores.get("educational", 1.0)) * (1 - scores.get("toxicity", 0.0))
 
 
-def _limits(path: Path, share: float) -> dict[str, float]:
-    """By label the value from which on a document is among the best."""
-    found: dict[str, list[tuple[float, int]]] = {}
+Rank = tuple[float, str]
+"""Value and id: documents of the same value are taken in the order of their hashes, so that a share is a share."""
+
+
+def _rank(row: dict[str, Any]) -> Rank:
+    return value_of(row), row["id"]
+
+
+def _limits(path: Path, share: float) -> dict[str, Rank]:
+    """By label the rank from which on a document is among the best."""
+    found: dict[str, list[tuple[Rank, int]]] = {}
     for row in read_jsonl(path):
-        found.setdefault(row["label"], []).append((value_of(row), len(row["text"])))
+        found.setdefault(row["label"], []).append((_rank(row), len(row["text"])))
     limits = {}
     for label, rows in found.items():
         rows.sort(reverse=True)
@@ -68,7 +76,7 @@ def _limits(path: Path, share: float) -> dict[str, float]:
     return limits
 
 
-def _label(row: dict[str, Any], by: Sequence[str], limits: dict[str, float]) -> str:
+def _label(row: dict[str, Any], by: Sequence[str], limits: dict[str, Rank]) -> str:
     parts = [row["label"]]
     for name in by:
         if name == "language":
@@ -76,6 +84,6 @@ def _label(row: dict[str, Any], by: Sequence[str], limits: dict[str, float]) -> 
         elif name == "domain":
             category = row.get("extra", {}).get(SCORES, {}).get("category", "other")
             parts.append(re.sub(r"\W+", "_", category.partition("/")[0]))
-        elif value_of(row) >= limits.get(row["label"], 2.0):
+        elif row["label"] in limits and _rank(row) >= limits[row["label"]]:
             parts.append(BEST)
     return "-".join(parts)
