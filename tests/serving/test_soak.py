@@ -23,7 +23,7 @@ def test_nothing_leaks_hangs_or_gets_lost(tokenizer: Tokenizer, tmp_path: Path) 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["--seconds", "12", "--kills", "1", "--clients", "10", "--port", str(port)]
+    options = ["--seconds", "12", "--kills", "1", "--clients", "10", "--growth", "1000", "--port", str(port)]
     done = subprocess.run([sys.executable, SOAK, folder, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     counts = {name: int(count) for name, count in re.findall(r"^(\S.*?)  +(\d+)$", done.stdout, re.MULTILINE)}
