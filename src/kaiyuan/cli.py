@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kaiyuan.curation.cli import curate, review
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.team import is_main
 
@@ -154,6 +155,10 @@ def train_scorer(
 
     train(config, out)
     print(out / "report.html")
+
+
+app.add_typer(curate, name="curate")
+app.command()(review)
 
 
 @app.command()

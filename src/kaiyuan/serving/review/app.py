@@ -104,7 +104,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
 def guarded(desk: Desk) -> Guard:
     """The application behind checks of Host, Origin and the body's size."""
     app = ReviewApp(desk)
-    return Guard(app, ServerSettings("review", limits=_LIMITS), set(app.pages))
+    return Guard(app, ServerSettings("review", limits=_LIMITS), set(app.pages), lambda *_: None)
 
 
 def review(desk: Desk, port: int) -> None:

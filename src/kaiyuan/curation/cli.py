@@ -1,0 +1,83 @@
+"""``kaiyuan curate``: its subcommands import what they need when they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+curate = typer.Typer(help="Data for SFT: extract candidates, check them, build versions.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of curation.")]
+
+
+@curate.command()
+def extract(
+    folder: Folder, sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, globs.")]
+) -> None:
+    """Find instructions with answers in documents, code and chat logs.
+
+    Example: kaiyuan curate extract data/mine faq.md chats.jsonl src/
+    """
+    from kaiyuan.curation.command import extract_into
+
+    print(extract_into(folder, sources))
+
+
+@curate.command()
+def check(folder: Folder) -> None:
+    """Let the rules decide about every candidate.
+
+    Example: kaiyuan curate check data/mine
+    """
+    from kaiyuan.curation.command import check_folder
+
+    print(check_folder(folder))
+
+
+@curate.command()
+def build(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="Of the version.")],
+    settings: Annotated[Path | None, typer.Option(help="A TOML file: critique, min_grade, [balance], seed.")] = None,
+    at: Annotated[int | None, typer.Option(min=0, help="Only the first decisions of the log.")] = None,
+) -> None:
+    """Make a data set of the candidates that are kept, balanced by label.
+
+    Example: kaiyuan curate build data/mine --name v1 --settings v1.toml
+    """
+    from kaiyuan.curation.command import build_version
+
+    print(build_version(folder, name, settings, at))
+
+
+@curate.command()
+def diff(folder: Folder, old: str, new: str) -> None:
+    """Say which samples two versions do not share, and why.
+
+    Example: kaiyuan curate diff data/mine v1 v2
+    """
+    from kaiyuan.curation.build import diff as difference
+
+    print(difference(folder, old, new))
+
+
+def review(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8100,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 200,
+    double: Annotated[float, typer.Option(min=0, max=1, help="Share of them that two people see.")] = 0.25,
+) -> None:
+    """Judge samples on a page of this machine, by keys, blind.
+
+    Example: kaiyuan review data/mine
+    """
+    from kaiyuan.curation.review import Plan
+    from kaiyuan.serving.review.app import review as serve
+    from kaiyuan.serving.review.desk import Desk
+
+    desk = Desk(folder, Plan(samples=samples, double_share=double))
+    try:
+        serve(desk, port)
+    finally:
+        desk.close()
