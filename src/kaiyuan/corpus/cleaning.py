@@ -33,7 +33,7 @@ from kaiyuan.files import fingerprint, sha256_of, write_json
 
 VERSION = 2
 """Of what cleaning makes of its input; a change here makes every unit of cleaning due again."""
-UNIT_BYTES = 16 * 2**20
+UNIT_BYTES = 4 * 2**20
 """Of documents that one unit of cleaning takes, as lines of JSON."""
 _TICK, _BATCH = 0.5, 64
 

@@ -18,8 +18,8 @@ from kaiyuan.corpus.text import Hashes, Places
 
 _BYTES = 40
 """Of memory for a hash with its number while it is sorted."""
-_MEMBERS = 2**18
-"""Numbers in one array at most, unless a single group is larger."""
+_PAIRS = 2**18
+"""Pairs that the groups of one array make at most, unless a single group makes more."""
 
 
 def same_field(records: Records, field: str, kept: NDArray[np.bool_], memory: int) -> Iterator[Places]:
@@ -78,6 +78,6 @@ def _runs(hashes: Any, numbers: Any) -> Iterator[Places]:
     sizes = np.diff(firsts, append=len(hashes))
     for size in np.unique(sizes[sizes > 1]).tolist():
         starts = firsts[sizes == size]
-        step = max(1, _MEMBERS // size)
+        step = max(1, _PAIRS // (size * min(size, 64)))
         for part in range(0, len(starts), step):
             yield numbers[starts[part : part + step, None] + np.arange(size)]
