@@ -20,9 +20,10 @@ from kaiyuan.synthesis.llm.journal import records
 
 CONCURRENCY, KILLS, ENDPOINTS = 4, 6, 5
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
 from kaiyuan.synthesis.llm.command import synthesize_llm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
 synthesize_llm(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

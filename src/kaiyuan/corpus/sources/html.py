@@ -20,12 +20,18 @@ DEEPEST = 512
 """Elements inside of each other, as in browsers; the time of extraction grows with the square of the depth."""
 REPLACED = 0.01
 """Share of broken characters from which a page counts as undecodable."""
+MOST_REOPENED = 4_000_000
+"""Tags of a page times its unclosed formatting tags: a parser opens each of these again in every element after them."""
+MOST_EQUAL = 3
 _TOO_DEEP = ">".join("*" * (DEEPEST + 1))
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
 _WESTERN = ("cp1252", "iso8859-1", "ascii")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:[-_][a-z0-9-]+)?\s*", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
+_FORMATTING = re.compile(
+    r"<(/?)(a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(?=[\s/>])([^>]{0,500})", re.IGNORECASE
+)
 _HTML_LANGUAGE = re.compile(r"<html\b[^>]{0,500}?\blang\s*=\s*[\"']?\s*([A-Za-z-]{2,20})", re.IGNORECASE)
 
 
@@ -64,11 +70,35 @@ def _with_resiliparse(html: str, main_content: bool) -> Page | None:
         from resiliparse.parse.html import HTMLTree
     except ImportError:
         raise DataError("reading HTML needs resiliparse: pip install 'kaiyuan[corpus]'") from None
+    tags = html.count("<")
+    if tags > DEEPEST and tags * _unclosed(html, MOST_REOPENED // tags) > MOST_REOPENED:
+        return None
     tree = HTMLTree.parse(html)
-    if html.count("<") > DEEPEST and _too_deep(tree):
+    if tags > DEEPEST and _too_deep(tree):
         return None
     text = extract_plain_text(tree, main_content=main_content, alt_texts=False, comments=not main_content)
     return Page(text.strip(), one_line(tree.title or "", 500), _language(html))
+
+
+def _unclosed(html: str, limit: int) -> int:
+    """How many formatting tags are open at most at a time, counted no further than one beyond ``limit``.
+
+    Of equal ones only three count, as in the parsers.
+    """
+    open_tags: dict[str, list[str]] = {}
+    most = count = 0
+    for closing, name, attributes in _FORMATTING.findall(html):
+        of_name = open_tags.setdefault(name.lower(), [])
+        if closing and of_name:
+            of_name.pop()
+            count -= 1
+        elif not closing and of_name[-MOST_EQUAL:].count(attributes) < MOST_EQUAL:
+            of_name.append(attributes)
+            count += 1
+            most = max(most, count)
+        if most > limit:
+            break
+    return most
 
 
 def _too_deep(tree: Any) -> bool:
