@@ -78,7 +78,7 @@ def train(options: argparse.Namespace, mode: str) -> None:
             parameter.fill_(1.0) if name.endswith("norm.weight") else parameter.normal_(0, 0.02)
     settings = TrainerSettings(
         steps=10**6, lr=1e-4, warmup=100, routing=RoutingPolicy(mode=mode), checkpoint_every=10**6,  # type: ignore[arg-type]
-        micro_batches=options.micro_batches, recompute=options.recompute,
+        micro_batches=options.micro_batches, recompute=options.recompute, moments=options.moments,
     )  # fmt: skip
     times: list[float] = []
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
@@ -198,10 +198,13 @@ def gradients(
     adamw(model, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8, expert_ratio=1.0)
     model.mode.routing = policy
     ids = ids.to(device)
+    if device == "cuda" and documents is None and dtype == torch.bfloat16:
+        torch.cuda.set_sync_debug_mode("error")  # nothing in a step may wait for the device
     features = model.features(ids[:, :-1], documents_BT=None if documents is None else documents.to(device))
     loss = cross_entropy_sum(features.x_BTD, model.head_weight, ids[:, 1:]) / ids[:, 1:].numel()
     balance = torch.stack([stats.balance_loss for stats in features.router]).mean()
     (loss + 0.01 * balance).backward()
+    torch.cuda.set_sync_debug_mode("default")
     found = {"loss": loss.detach().float().cpu()}
     for name, parameter in model.named_parameters():
         grad = gradient(parameter)
@@ -309,6 +312,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--preset", default="", help="a model of the ladder in place of the sizes")
     parser.add_argument("--recompute", choices=("none", "experts", "blocks"), default="none")
+    parser.add_argument("--moments", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--no-breakdown", dest="breakdown", action="store_false")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     options = parser.parse_args()

@@ -151,6 +151,8 @@ class TrainingSection(Settings):
     micro_batches: int = Field(default=1, ge=1)
     recompute: Literal["none", "experts", "blocks"] = "none"
     """What the backward pass computes again instead of keeping it: less memory, more time."""
+    moments: Literal["fp32", "bf16"] = "fp32"
+    """AdamW's moments on one GPU; bf16 needs less memory and time, and betas[1] of about 0.95 or less."""
     warmup: int = Field(default=0, ge=0)
     decay_to: float = Field(default=0.4, ge=0, le=1)
     final_lr: float = Field(default=0.1, ge=0, le=1)

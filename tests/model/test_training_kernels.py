@@ -192,3 +192,18 @@ def test_adamw_over_masters_is_torchs(short: bool) -> None:
     torch.testing.assert_close(mean, optimizer.state[weight]["exp_avg"], rtol=1e-6, atol=1e-7)
     if copy is not None:
         assert torch.equal(copy, master.to(SHORT))
+
+
+def test_adamw_rounds_its_moments_where_they_are_short() -> None:
+    """Each step as torch's from the same state: short moments hold what it leaves, rounded."""
+    weight, moments = random(1000), [torch.zeros(1000, dtype=SHORT, device=DEVICE) for _ in range(2)]
+    one = torch.ones((), device=DEVICE)
+    for step in range(1, 4):
+        grad, before = random(1000, seed=step), [weight.clone(), *(moment.float() for moment in moments)]
+        master_adamw.update(weight, grad, *moments, None, one, step=step, lr=0.01, betas=(0.9, 0.95), eps=1e-6,
+                            weight_decay=0.1)  # fmt: skip
+        master_adamw.update(before[0], grad, before[1], before[2], None, one, step=step, lr=0.01, betas=(0.9, 0.95),
+                            eps=1e-6, weight_decay=0.1)  # fmt: skip
+        torch.testing.assert_close(weight, before[0], rtol=1e-6, atol=1e-7)
+        for short, wide in zip(moments, before[1:], strict=True):
+            assert torch.equal(short, wide.to(SHORT))

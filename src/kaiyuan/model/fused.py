@@ -24,8 +24,8 @@ def use_kernels(wanted: bool) -> None:
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Whether Triton kernels are wanted for ``x`` and can run on it."""
-    return x.is_cuda and _wanted and _has_triton()
+    """Whether Triton kernels are wanted for ``x`` and can run on it: not on a tensor that is spread over devices."""
+    return x.is_cuda and _wanted and _has_triton() and not hasattr(x, "placements")
 
 
 def fused(x: Tensor) -> bool:

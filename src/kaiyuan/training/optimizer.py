@@ -69,12 +69,13 @@ def parameter_groups(model: nn.Module, weight_decay: float, expert_ratio: float)
 
 
 def adamw(
-    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float, expert_ratio: float
-) -> torch.optim.Optimizer:
+    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float, expert_ratio: float,
+    moments: torch.dtype = torch.float32,
+) -> torch.optim.Optimizer:  # fmt: skip
     """The optimiser over ``parameter_groups``. ``set_lr`` gives each group its rate before a step.
 
     On one GPU it is ``MasterAdamW``, and copies in the compute dtype are kept beside the weights from here on.
-    Elsewhere (CPUs, sharded parameters) it is PyTorch's, in the one-kernel form.
+    Elsewhere (CPUs, sharded parameters) it is PyTorch's, in the one-kernel form, and ``moments`` are float32.
     """
     groups = parameter_groups(model, weight_decay, expert_ratio)
     if not all(_plain(parameter) for parameter in model.parameters()):
@@ -83,7 +84,7 @@ def adamw(
 
     if (dtype := getattr(model, "compute_dtype", None)) is not None:
         keep_copies(matrices(model), dtype)
-    return MasterAdamW(groups, betas, eps)
+    return MasterAdamW(groups, betas, eps, moments)
 
 
 def _plain(parameter: nn.Parameter) -> bool:
