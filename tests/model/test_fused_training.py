@@ -26,6 +26,7 @@ from kaiyuan.training import optimizer
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="benchmarks/train_gpu.py checks this on a GPU")
 SMALL: ModelConfig = TINY.replace(num_layers=2)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
+from kaiyuan.model import routing as routing_module  # noqa: E402
 from kaiyuan.model.experts import Dispatch, experts_reference  # noqa: E402
-from kaiyuan.model.kernels import cross_entropy, feed_forward, norm, rope_norm, rows, swiglu  # noqa: E402
+from kaiyuan.model.kernels import cross_entropy, feed_forward, hashing, norm, rope_norm, rows, swiglu  # noqa: E402
 from kaiyuan.model.norm import rms_norm_reference  # noqa: E402
 from kaiyuan.model.rope import rotate  # noqa: E402
 from kaiyuan.model.router import _RouterLogits, in_parts  # noqa: E402
@@ -172,6 +173,17 @@ def test_router_logits_are_exact_from_bfloat16_products() -> None:
     exact_grads = torch.autograd.grad(exact, (x, weight), upstream.double())
     for one, other, limit in zip(grads, exact_grads, (5e-3, 1e-4), strict=True):
         assert (one.double() - other.double()).norm() / other.double().norm() < limit
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 2**62 - 1])
+def test_hashes_of_routing_are_the_same_bits(seed: int) -> None:
+    probs = random(70, 5).softmax(-1)
+    constants = (routing_module._MIX_A, routing_module._MIX_B, routing_module._BITS)
+    expected = routing_module._token_hash(probs.cpu(), seed)
+    assert torch.equal(hashing.hash_tokens(probs, seed, *constants).cpu(), expected)
+    assert len(expected.unique()) == 70
+    found = hashing.random_bits(2000, seed, DEVICE, *constants)
+    assert torch.equal(found.cpu(), routing_module.random_bits(2000, seed, "cpu"))
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -145,8 +145,12 @@ def attend(
 
 
 def _backends(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
-    """In training on a GPU cuDNN's kernels first: forwards and backwards they are faster than PyTorch's own."""
-    if not (q.is_cuda and q.requires_grad and mask is None and q.dtype in (torch.bfloat16, torch.float16)):
+    """In training on a GPU cuDNN's kernels first: forwards and backwards they are faster than PyTorch's own.
+
+    They are planned anew for every shape, so only for round lengths, as those of pre-training are.
+    """
+    short = q.dtype in (torch.bfloat16, torch.float16)
+    if not (q.is_cuda and q.requires_grad and short and mask is None and q.shape[2] % 128 == 0):
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -22,11 +22,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kaiyuan.model.fused import on_gpu
+
 Mode = Literal["dropless", "drop", "recycle"]
 Overflow = Literal["probability", "position", "random"]
 
 _MIX_A = -0x61C8864680B583EB  # odd 64-bit constants (two's complement) of a multiply-xorshift mixer
 _MIX_B = -0x40A7B892E31B1A47
+_BITS = 2**62 - 1
 _PRIORITY_BITS = 24
 _MOST_IN_ONE_SORT = 511
 """Experts whose number and a precedence of 54 bits fit into one sortable int64."""
@@ -93,14 +96,18 @@ def mix_seed(*numbers: int) -> int:
 
 def random_bits(count: int, seed: int, device: torch.device | str) -> Tensor:
     """``count`` pseudo-random int64 of 62 bits, the same on every device."""
-    return _mix((torch.arange(count, device=device) + 1) * _MIX_A + seed) & (2**62 - 1)
+    return _mix((torch.arange(count, device=device) + 1) * _MIX_A + seed) & _BITS
 
 
 def _token_hash(probs_TE: Tensor, seed: int) -> Tensor:
     """int64 (T,), >= 0: a hash of each token's probabilities, hence independent of its place in the batch."""
+    if on_gpu(probs_TE):
+        from kaiyuan.model.kernels.hashing import hash_tokens
+
+        return hash_tokens(probs_TE.detach(), seed, _MIX_A, _MIX_B, _BITS)
     bits = probs_TE.detach().contiguous().view(torch.int32).long()
     salt = _mix((torch.arange(probs_TE.shape[1], device=bits.device) + 1) * _MIX_A)
-    return _mix((_mix(bits + salt) * (salt | 1)).sum(1) + seed) & (2**62 - 1)
+    return _mix((_mix(bits + salt) * (salt | 1)).sum(1) + seed) & _BITS
 
 
 def count_each(numbers_N: Tensor, kinds: int) -> Tensor:
@@ -178,7 +185,7 @@ def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed
     load_E = count_each(expert_N, experts)
     slot_C = torch.arange(capacity, device=expert_N.device)
     taken_S = (slot_C < load_E[:, None]).flatten()
-    order_S = torch.argsort(torch.where(taken_S, 2**62, random_bits(experts * capacity, seed, expert_N.device)))
+    order_S = torch.argsort(torch.where(taken_S, 2**62, _slot_keys(experts * capacity, seed, taken_S)))
     free = experts * capacity - taken_S.sum()
     homeless_N = expert_N == experts
     turn_N = torch.empty_like(expert_N)
@@ -187,6 +194,15 @@ def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed
     slot_N = order_S[turn_N.clamp(max=experts * capacity - 1)]
     placed_N = homeless_N & (turn_N < free)
     return torch.where(placed_N, slot_N // capacity, expert_N)
+
+
+def _slot_keys(slots: int, seed: int, like: Tensor) -> Tensor:
+    """``random_bits`` for every slot, on the device of ``like``."""
+    if on_gpu(like):
+        from kaiyuan.model.kernels import hashing
+
+        return hashing.random_bits(slots, seed, like.device, _MIX_A, _MIX_B, _BITS)
+    return random_bits(slots, seed, like.device)
 
 
 def _without_repeats(expert_TK: Tensor, experts: int) -> Tensor:

@@ -75,10 +75,11 @@ def adamw(
     """The optimiser over ``parameter_groups``. ``set_lr`` gives each group its rate before a step.
 
     On one GPU it is ``MasterAdamW``, and copies in the compute dtype are kept beside the weights from here on.
-    Elsewhere (CPUs, sharded parameters) it is PyTorch's, in the one-kernel form, and ``moments`` are float32.
+    Elsewhere (CPUs, several processes) it is PyTorch's, in the one-kernel form, and ``moments`` are float32.
     """
     groups = parameter_groups(model, weight_decay, expert_ratio)
-    if not all(_plain(parameter) for parameter in model.parameters()):
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    if not (alone and all(_plain(parameter) for parameter in model.parameters())):
         return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
     from kaiyuan.training.master_adamw import MasterAdamW
 
