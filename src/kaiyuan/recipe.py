@@ -18,6 +18,8 @@ from kaiyuan.settings import Settings, problems_of
 from kaiyuan.synthesis.reasoning import ALL_KINDS
 
 Share = float
+OWN_SETS = ("problems", "prompts")
+"""Evaluation sets that are the run's own instead of files."""
 
 
 class RunSection(Settings):
@@ -93,6 +95,11 @@ class CorpusSection(CorpusSettings):
             raise ValueError("mix_by: domain and quality need a scorer; name one in scorers")
         return self
 
+    def files_read(self) -> list[Path]:
+        """Scorers and evaluation sets; ``kaiyuan.corpus.stage.states`` looks at the sources."""
+        scorers = [Path(name) / file for name in self.scorers for file in ("scorer.json", "scorer.safetensors")]
+        return scorers + [Path(name) for name in self.decontaminate if name not in OWN_SETS]
+
     def cleaning(self) -> CorpusSettings:
         """The settings of cleaning alone."""
         return CorpusSettings(**{name: getattr(self, name) for name in CorpusSettings.model_fields})
@@ -104,6 +111,12 @@ class TokenizerSection(Settings):
     vocab_size: int = Field(default=6144, ge=300)
     path: str = ""
     """A folder or file with a tokenizer to use as it is."""
+
+    def files_read(self) -> list[Path]:
+        path = Path(self.path)
+        if not self.path or not path.is_dir():
+            return [path] if self.path else []
+        return sorted(file for file in path.iterdir() if file.suffix in (".json", ".tiktoken") and file.is_file())
 
 
 class SynthesisSection(Settings):
@@ -123,6 +136,9 @@ class SynthesisSection(Settings):
     """How much more (or less) often than the others a kind occurs in training; 1 for those not named."""
     files: list[str] = []
     """Further chat samples: JSON lines with ``messages``, such as the sft.jsonl of ``kaiyuan synthesize-llm``."""
+
+    def files_read(self) -> list[Path]:
+        return [Path(name) for name in self.files]
 
     @model_validator(mode="after")
     def _known_kinds(self) -> SynthesisSection:
@@ -253,8 +269,7 @@ class SftSection(TrainingSection):
     plain_mixture: dict[str, float] = {}
     """Weights of the corpus' labels in it; empty for those of pre-training."""
 
-    def files(self) -> list[Path]:
-        """Files outside of the run that the stage reads."""
+    def files_read(self) -> list[Path]:
         return [path for item in self.data if (path := item.file()) is not None]
 
 
@@ -322,9 +337,13 @@ class Recipe(Settings):
 
     def files(self, sections: Sequence[str]) -> list[Path]:
         """Files that ``sections`` name and whose content decides what comes of them."""
-        scorers = [Path(name) for name in self.corpus.scorers] if "corpus" in sections else []
-        found = [folder / file for folder in scorers for file in ("scorer.json", "scorer.safetensors")]
-        return found + (self.sft.files() if self.sft is not None and "sft" in sections else [])
+        named = [getattr(self, name) for name in sections]
+        return [path for section in named if isinstance(section, Settings) for path in section.files_read()]
+
+    def changing_files(self, sections: Sequence[str]) -> list[Path]:
+        """Such files that may change while a stage is interrupted, without what it has done being lost."""
+        name = self.pretrain.mixture_file if self.pretrain is not None and "pretrain" in sections else ""
+        return [Path(name)] if name else []
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -40,14 +40,24 @@ class Stage:
     sections: tuple[str, ...]
     """Sections of the recipe that it reads; a change in one makes the stage due again."""
     function: str
+    states: str = ""
+    """``module:name`` of what tells the state of input that is no single file: it takes the recipe and returns a hash
+    by name, None for what is gone."""
 
     def load(self) -> Callable[[StageContext], dict[str, Any]]:
-        module, name = self.function.split(":")
-        return getattr(import_module(module), name)
+        return _named(self.function)
+
+    def states_of(self, recipe: Recipe) -> dict[str, str | None]:
+        return _named(self.states)(recipe) if self.states else {}
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 STAGES = (
-    Stage("corpus", (), ("corpus",), "kaiyuan.corpus.stage:run"),
+    Stage("corpus", (), ("corpus",), "kaiyuan.corpus.stage:run", "kaiyuan.corpus.stage:states"),
     Stage("tokenizer", ("corpus",), ("tokenizer",), "kaiyuan.tokenizer.stage:run"),
     Stage("synthesis", ("corpus",), ("synthesis",), "kaiyuan.synthesis.stage:run"),
     Stage("pretrain", ("tokenizer",), ("model", "pretrain"), "kaiyuan.training.pretrain:run"),
@@ -136,16 +146,27 @@ def _begin(recipe: Recipe, run: Path, item: Stage, overwrite: bool) -> dict[str,
     """Make the stage's folder ready; returns what its manifest will say, or None if nothing is to do."""
     done, partial = run / item.name, run / f"{item.name}.partial"
     inputs = {name: _manifest_of(run, name)["fingerprint"] for name in item.inputs if recipe.has(name)}
-    inputs |= {str(path): _hash_of(path) for path in recipe.files(item.sections)}
+    inputs |= {str(path): _hash_of(path) for path in recipe.files(item.sections)} | _states(recipe, item, done)
     settings = {section: getattr(recipe, section).model_dump() for section in item.sections}
-    seal = fingerprint({"stage": item.name, "inputs": inputs, "settings": settings, "seed": recipe.run.seed,
-                        "precision": recipe.run.precision})  # fmt: skip
-    if done.exists() and not _is_due(done, seal, settings, overwrite):
+    whole = {"stage": item.name, "settings": settings, "seed": recipe.run.seed, "precision": recipe.run.precision}
+    # What an interrupted stage has done holds whatever has become of the files that may change under way.
+    mark = fingerprint({**whole, "inputs": inputs})
+    inputs |= {str(path): _hash_of(path) for path in recipe.changing_files(item.sections)}
+    begun = {"stage": item.name, "fingerprint": fingerprint({**whole, "inputs": inputs}), "inputs": inputs,
+             "settings": settings}  # fmt: skip
+    if done.exists() and not _is_due(done, begun, overwrite):
         say(f"{item.name}: done before")
         return None
-    _prepare(partial, seal)
+    _prepare(partial, mark)
     say(f"{item.name}: starts")
-    return {"stage": item.name, "fingerprint": seal, "inputs": inputs, "settings": settings}
+    return begun
+
+
+def _states(recipe: Recipe, item: Stage, done: Path) -> dict[str, str]:
+    """States of the stage's further input. What is gone by now is taken to be as it was when the stage was done."""
+    before = read_json(done / MANIFEST)["inputs"] if done.exists() else {}
+    states = {name: state or before.get(name) for name, state in item.states_of(recipe).items()}
+    return {name: state for name, state in states.items() if state is not None}
 
 
 def _finish(run: Path, item: Stage, begun: dict[str, Any], report: dict[str, Any], start: float) -> None:
@@ -177,20 +198,24 @@ def _manifest_of(run: Path, name: str) -> dict[str, Any]:
     return dict(read_json(run / name / MANIFEST))
 
 
-def _is_due(done: Path, seal: str, settings: dict[str, Any], overwrite: bool) -> bool:
+def _is_due(done: Path, begun: dict[str, Any], overwrite: bool) -> bool:
     """Whether the finished stage must be done again: False if up to date, else True or an error."""
     manifest = read_json(done / MANIFEST)
-    if manifest["fingerprint"] == seal:
+    if manifest["fingerprint"] == begun["fingerprint"]:
         return False
     if overwrite:
         return True
     changed = [
         f"{section}.{key}"
-        for section, values in settings.items()
+        for section, values in begun["settings"].items()
         for key in values
         if values[key] != manifest["settings"].get(section, {}).get(key)
     ]
-    what = f"its settings have changed ({', '.join(changed)})" if changed else "what it was made from has changed"
+    what = f"its settings have changed ({', '.join(changed)})"
+    if not changed:
+        other = [name for name, state in begun["inputs"].items() if manifest["inputs"].get(name) != state]
+        shown = f" ({', '.join(other)})" if other else ""
+        what = f"what it was made from has changed{shown}"
     raise KaiyuanError(
         f"{done}: {what}. Use --overwrite to do this stage and those after it again, or --out for another folder"
     )

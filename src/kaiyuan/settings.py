@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
@@ -9,6 +11,10 @@ class Settings(BaseModel):
     """A frozen group of settings. No value is converted to another type, no unknown key is let through."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def files_read(self) -> list[Path]:
+        """Files outside of the run that the settings name, and whose content decides what comes of them."""
+        return []
 
 
 def problems_of(error: ValidationError) -> list[str]:

@@ -108,12 +108,12 @@ def test_a_recipe_names_files_with_weights(tmp_path: Path) -> None:
     section = load_recipe(recipe).sft
     assert section is not None
     assert [(item.path, item.weight) for item in section.data] == [("synthesis", 1.0)]
-    assert (section.plain_share, section.files()) == (0.0, [])
+    assert (section.plain_share, section.files_read()) == (0.0, [])
     (tmp_path / "set").mkdir()
     recipe.write_text(base + f'data = ["synthesis", {{ path = "{tmp_path}/set", weight = 0.5 }}]\nplain_share = 0.1\n')
     section = load_recipe(recipe).sft
     assert section is not None
-    assert section.files() == [tmp_path / "set" / "sft.jsonl"]
+    assert section.files_read() == [tmp_path / "set" / "sft.jsonl"]
     assert section.data[1].weight == 0.5
     for wrong in ("data = []", 'data = [{ path = "a", weight = 0.0 }]', "plain_share = 1.0"):
         recipe.write_text(base + wrong)

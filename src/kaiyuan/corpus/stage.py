@@ -17,7 +17,7 @@ from kaiyuan.corpus.sources.demo import PATH
 from kaiyuan.corpus.text import Places
 from kaiyuan.corpus.work import Counts, Store, Unit, plan, run_units
 from kaiyuan.errors import DataError
-from kaiyuan.files import read_jsonl, write_json, write_jsonl, write_text
+from kaiyuan.files import fingerprint, read_jsonl, write_json, write_jsonl, write_text
 from kaiyuan.progress import say
 from kaiyuan.recipe import CorpusSection, Recipe
 from kaiyuan.synthesis.statements import recall_document, statement_documents
@@ -101,7 +101,22 @@ def sources_of(section: CorpusSection) -> list[Source]:
     """What the recipe reads; the demo corpus is a source like the others."""
     if not section.demo and not section.files:
         raise DataError("the recipe names no text: set corpus.demo = true or corpus.files = [...]")
-    return [*([Source(path=PATH, format="demo")] if section.demo else ()), *section.files]
+    return [*([Source(path=PATH, format="demo", identity="content")] if section.demo else ()), *section.files]
+
+
+def states(recipe: Recipe) -> dict[str, str | None]:
+    """In which state the sources on this machine are, as ``identity`` tells it; None for one that is gone."""
+    found: dict[str, list[str] | None] = {}
+    for source in sources_of(recipe.corpus):
+        if source.path.startswith("hf://") or source.format == "hf":
+            continue  # the network may be gone too; ``revision`` is a setting
+        try:
+            keys = [unit.key for unit in plan([source])]
+        except DataError:
+            found[source.path] = None
+        else:
+            found[source.path] = [*(found.get(source.path) or ()), *keys]
+    return {path: None if keys is None else fingerprint(keys) for path, keys in found.items()}
 
 
 def _do(context: StageContext, units: Sequence[Unit], store: Store, label: str) -> dict[int, Counts]:
