@@ -32,12 +32,15 @@ def make_folder(options: argparse.Namespace, folder: Path) -> None:
 
     config = HunYuanMoEV1Config(
         vocab_size=options.vocabulary, hidden_size=options.hidden, num_hidden_layers=options.layers,
-        num_attention_heads=8, num_key_value_heads=2, head_dim=options.hidden // 8, intermediate_size=options.width,
-        num_experts=16, moe_topk=1, tie_word_embeddings=True, max_position_embeddings=4096,
+        num_attention_heads=options.heads, num_key_value_heads=options.kv_heads, intermediate_size=options.width,
+        head_dim=options.hidden // options.heads, num_experts=16, moe_topk=1, tie_word_embeddings=True,
+        max_position_embeddings=options.context,
         rope_parameters={"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0},
     )  # fmt: skip
     torch.manual_seed(0)
-    HunYuanMoEV1ForCausalLM(config).to(DTYPES[options.dtype]).save_pretrained(folder)
+    with torch.device(options.device):
+        model = HunYuanMoEV1ForCausalLM(config)
+    model.to(DTYPES[options.dtype]).save_pretrained(folder)
 
 
 def ours(folder: Path, weights: str, options: argparse.Namespace) -> Generate:
@@ -118,7 +121,7 @@ def memory_limit(name: str, options: argparse.Namespace, batch: int) -> float:
     bits = BITS.get(kind, BITS[options.dtype])
     experts = 16 * (1 - (1 - 1 / 16) ** batch)
     hidden, layer_bits = options.hidden, bits
-    attention = hidden * (hidden * 2 + 2 * 2 * hidden // 8)
+    attention = hidden * 2 * (hidden + options.kv_heads * hidden // options.heads)
     weights = options.layers * (attention + 3 * hidden * options.width * (1 + experts)) * layer_bits
     weights += options.vocabulary * hidden * BITS[options.dtype]
     return batch / (weights / 8 / read_rate())
@@ -136,15 +139,30 @@ def read_rate() -> float:
     return block.nbytes / min(times)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("hidden", 512), ("layers", 8), ("width", 1024), ("prompt", 256), ("answer", 48)):
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Options that say what ``make_folder`` makes."""
+    sizes = {
+        "hidden": 512,
+        "layers": 8,
+        "width": 1024,
+        "heads": 8,
+        "kv-heads": 2,
+        "vocabulary": 16_384,
+        "context": 4096,
+    }
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--vocabulary", type=int, default=16_384)
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=list(DTYPES))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model(parser)
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--answer", type=int, default=48)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", nargs="*", default=["int8", "int4"], help="ours, beside those in --dtype")
     parser.add_argument("--peers", nargs="*", default=["eager", "grouped_mm"])
     options = parser.parse_args()

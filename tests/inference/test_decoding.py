@@ -187,6 +187,44 @@ def test_parameters_stay_those_that_an_optimiser_holds() -> None:
     assert all(torch.equal(after[name], value) for name, value in values.items())
 
 
+SAMPLED = [
+    SamplingParams(temperature=0.8, max_tokens=11, seed=1, ignore_eos=True),
+    SamplingParams(temperature=1.2, top_k=7, top_p=0.7, max_tokens=13, seed=2, ignore_eos=True),
+    SamplingParams(temperature=0, max_tokens=9, ignore_eos=True),
+]
+
+
+def test_bursts_are_sampled_as_single_steps_are(model: Transformer) -> None:
+    """Each by its own parameters and generator, beside one that wants the likeliest."""
+    engine = with_kernels(model)
+    assert isinstance(engine.decoder, Decoder)
+    steps: list[int] = []
+    sample = engine.decoder.sample
+    engine.decoder.sample = lambda plan, count: steps.append(count) or sample(plan, count)  # type: ignore[method-assign]
+    same(engine.generate(PROMPTS, SAMPLED), without(model).generate(PROMPTS, SAMPLED))
+    assert max(steps) == BURST
+
+
+def test_prompts_in_chunks_beside_answers_under_way(model: Transformer) -> None:
+    """The decoder computes the answers, the model the prompts, in the same step."""
+    prompts = [*PROMPTS, list(range(50)), [2, 3]]
+    params = [replace(GREEDY, max_tokens=count) for count in (14, 5, 9, 6, 12)]
+    engine = with_kernels(model, max_num_batched_tokens=11, max_num_seqs=3)
+    mixed = 0
+    split = engine._split
+
+    def counted(plan: list[Any]) -> tuple[list[Any], list[Any]]:
+        nonlocal mixed
+        decoding, rest = split(plan)
+        mixed += bool(decoding and rest)
+        return decoding, rest
+
+    engine._split = counted  # type: ignore[method-assign]
+    same(engine.generate(prompts, params), without(model).generate(prompts, params))
+    assert mixed > 3
+    assert engine.pool.used == 0
+
+
 def test_tables_follow_the_pages(model: Transformer) -> None:
     engine = without(model)
     tables = PageTables(2, 4, torch.device(DEVICE))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from kaiyuan.errors import ConfigError
+from kaiyuan.inference.device_sampling import Draw, draw_tokens, is_restricted
 from kaiyuan.inference.params import SamplingParams
 from kaiyuan.inference.sampling import restricted_probs, sample
 
@@ -111,3 +112,32 @@ def test_a_row_draws_one_number_a_token_from_its_own_generator() -> None:
     twin = torch.Generator().manual_seed(0)
     torch.rand(5, dtype=torch.float64, generator=twin)
     assert torch.equal(twin.get_state(), generators[0].get_state())
+
+
+@given(
+    seed=st.integers(0, 99),
+    settings_of_rows=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.3, 1.0, 4.0]), st.sampled_from([0, 1, 3, 500]),
+            st.sampled_from([0.05, 0.5, 0.9, 1.0]), st.sampled_from([0.0, 0.1, 0.6]),
+        ),
+        min_size=1, max_size=6,
+    ),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_rows_sampled_at_once_are_those_sampled_one_by_one(seed: int, settings_of_rows: list) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(settings_of_rows), 37, generator=generator) * 3
+    params = [SamplingParams(temperature=t, top_k=k, top_p=p, min_p=m) for t, k, p, m in settings_of_rows]
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(len(params))]
+    expected = sample(logits, params, generators)
+    uniform = torch.stack([
+        torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed + row))
+        for row in range(len(params))
+    ])  # fmt: skip
+    draw = Draw.room(len(params), torch.device("cpu"))
+    draw.fill(params)
+    restricted = any(map(is_restricted, params))
+    tokens, logprobs = draw_tokens(logits, draw, uniform, restricted)
+    assert tokens.tolist() == expected.tolist()
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0])

@@ -143,9 +143,9 @@ class Answering:
         sequence.prompt_logprobs += found[max(0, known - work.start - 1) :]
 
 
-def wants_only_the_likeliest(sequence: Sequence) -> bool:
-    """Whether the next token is the most likely one, and nothing is asked about any other."""
-    return sequence.params.greedy and not sequence.params.logprobs and not is_adjusted(sequence)
+def wants_only_a_token(sequence: Sequence) -> bool:
+    """Whether the next token is chosen from the logits as they are, and nothing is asked about any other."""
+    return not sequence.params.logprobs and not is_adjusted(sequence)
 
 
 def _how(sequences: list[Sequence]) -> tuple[list[SamplingParams], list[torch.Generator]]:

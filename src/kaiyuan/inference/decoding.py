@@ -2,7 +2,8 @@
 
 Launching the operations of a layer one by one takes the host ten times as long as a GPU needs to read the layer's
 weights; a graph launches them all at once. Where the most likely token is wanted and nothing else, the device
-chooses it and goes on with it, and the host learns a burst of tokens at a time.
+chooses it and goes on with it, and the host learns a burst of tokens at a time. To sample, it needs nothing from the
+host but random numbers, which it gives for a whole burst.
 
 Shapes: N rows (sequences), K steps of a burst, V vocabulary, D hidden size.
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kaiyuan.inference.decode_layer import DecodeLayer, How, Unsupported, product
+from kaiyuan.inference.device_sampling import Draw, draw_tokens, is_restricted
 from kaiyuan.inference.kernels import choosing, products
 from kaiyuan.inference.kernels.choosing import Best
 from kaiyuan.inference.kernels.paged_attention import Rows
@@ -39,6 +41,10 @@ INVARIANT = Tile(64, 16, 64, stages=3)
 _INVARIANT_SPLITS = 8
 
 
+_Kind = Literal["choose", "logits", "sample", "restrict"]
+"""What comes of a step: the most likely tokens, logits, sampled tokens, tokens sampled after ruling some out."""
+
+
 class Token(NamedTuple):
     """One to be computed."""
 
@@ -57,6 +63,10 @@ class _Program(NamedTuple):
     state_4N: Tensor
     """int32: token, position, slot, and the position at which the burst began."""
     run: Callable[[], None]
+    draw: Draw
+    """How rows are sampled, in a program that samples."""
+    uniform_KN: Tensor
+    """float64: what they are sampled with."""
     chosen_2KN: Tensor
     """int32: tokens, and the bits of their float32 log-probabilities."""
 
@@ -83,7 +93,7 @@ class Decoder:
         self._layers = [DecodeLayer(cast(Block, block), cache) for block in model.layers]
         self._head = Matrix(model.head_weight.detach())
         self._tables = PageTables(rows, -(-(context + BURST) // cache.page_size), model.device)
-        self._programs: dict[tuple[int, bool], _Program] = {}
+        self._programs: dict[tuple[int, _Kind], _Program] = {}
         self._logits_NV: Tensor | None = None
         self._pool: Any = None
 
@@ -93,7 +103,22 @@ class Decoder:
 
         The sequences must have pages for all of them but the last.
         """
-        program = self._program(len(plan), choosing=True)
+        return self._burst(self._program(len(plan), "choose"), plan, steps)
+
+    @torch.inference_mode()
+    def sample(self, plan: list[Work], steps: int = 1) -> tuple[list[list[int]], list[list[float]]]:
+        """As ``choose``, each sequence by its own parameters and generator: as ``sampling.sample`` would."""
+        params = [work.sequence.params for work in plan]
+        program = self._program(len(plan), "restrict" if any(map(is_restricted, params)) else "sample")
+        program.draw.fill(params)
+        uniform_NK = torch.zeros(len(plan), steps, dtype=torch.float64)
+        for row, work in enumerate(plan):
+            if not work.sequence.params.greedy:
+                uniform_NK[row] = torch.rand(steps, dtype=torch.float64, generator=work.sequence.generator)
+        program.uniform_KN[:steps, : len(plan)] = uniform_NK.t().to(self.model.device)
+        return self._burst(program, plan, steps)
+
+    def _burst(self, program: _Program, plan: list[Work], steps: int) -> tuple[list[list[int]], list[list[float]]]:
         self._fill(program, [_token_of(work) for work in plan])
         for _ in range(steps):
             program.run()
@@ -106,7 +131,7 @@ class Decoder:
         """Float32 (N, V) after each token; valid until the next call. A token sees the earlier ones of its sequence,
         which were computed before or are computed with it.
         """
-        program = self._program(len(tokens), choosing=False)
+        program = self._program(len(tokens), "logits")
         self._fill(program, tokens)
         program.run()
         assert self._logits_NV is not None
@@ -123,8 +148,8 @@ class Decoder:
     def warm_up(self) -> None:
         """Compile and capture what any number of rows needs, before someone waits for it."""
         for size in [size for size in _SIZES if size < self.rows] + [self.rows]:
-            for chosen in (True, False):
-                self._program(size, chosen)
+            for kind in get_args(_Kind):
+                self._program(size, kind)
 
     def _fill(self, program: _Program, tokens: list[Token]) -> None:
         slots = self._tables.slots(token.sequence for token in tokens)
@@ -132,30 +157,35 @@ class Decoder:
         columns += [_PADDING] * (program.state_4N.shape[1] - len(columns))
         program.state_4N.copy_(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int32))
 
-    def _program(self, count: int, choosing: bool) -> _Program:
+    def _program(self, count: int, kind: _Kind) -> _Program:
         size = min(_SIZES[bisect.bisect_left(_SIZES, count)], max(self.rows, count))
-        if (size, choosing) not in self._programs:
-            self._programs[size, choosing] = self._prepare(size, choosing)
-        return self._programs[size, choosing]
+        if (size, kind) not in self._programs:
+            self._programs[size, kind] = self._prepare(size, kind)
+        return self._programs[size, kind]
 
     @torch.inference_mode()
-    def _prepare(self, size: int, choosing: bool) -> _Program:
+    def _prepare(self, size: int, kind: _Kind) -> _Program:
         device = self.model.device
         state_4N = torch.tensor([_PADDING] * size, dtype=torch.int32, device=device).t().contiguous()
         chosen_2KN = torch.zeros(2, BURST, size, dtype=torch.int32, device=device)
+        draw, uniform_KN = Draw.room(size, device), torch.zeros(BURST, size, dtype=torch.float64, device=device)
         vocabulary = self.model.config.vocab_size
-        best = Best.room(size, vocabulary, device) if choosing else None
+        best = Best.room(size, vocabulary, device) if kind == "choose" else None
         if best is None and self._logits_NV is None:
             self._logits_NV = torch.empty(self.rows, vocabulary, dtype=torch.float32, device=device)
 
         def run() -> None:
             x_ND = self._features(state_4N)
             if best is not None:
-                self._choose(x_ND, best, state_4N, chosen_2KN)
-            elif self._logits_NV is not None:
-                self._logits_NV[:size] = product(x_ND, self._head, self._how)
+                return self._choose(x_ND, best, state_4N, chosen_2KN)
+            assert self._logits_NV is not None
+            logits_NV = self._logits_NV[:size]
+            logits_NV.copy_(product(x_ND, self._head, self._how))
+            if kind != "logits":
+                _sample(logits_NV, draw, uniform_KN, kind == "restrict", state_4N, chosen_2KN)
+            return None
 
-        return _Program(state_4N, self._captured(run) if self._graphs else run, chosen_2KN)
+        return _Program(state_4N, self._captured(run) if self._graphs else run, draw, uniform_KN, chosen_2KN)
 
     def _features(self, state_4N: Tensor) -> Tensor:
         ids_N, position_N, slot_N, _ = state_4N
@@ -185,6 +215,19 @@ class Decoder:
             run()
         self._pool = self._pool or graph.pool()
         return graph.replay
+
+
+def _sample(
+    logits_NV: Tensor, draw: Draw, uniform_KN: Tensor, restricted: bool, state_4N: Tensor, chosen_2KN: Tensor
+) -> None:
+    """Sample every row, note token and log-probability, and make the token the row's next input."""
+    ids_N, position_N, _, start_N = state_4N
+    place_1N = (position_N - start_N).long()[None]
+    token_N, logprob_N = draw_tokens(logits_NV, draw, uniform_KN.gather(0, place_1N)[0], restricted)
+    chosen_2KN[0].scatter_(0, place_1N, token_N.int()[None])
+    chosen_2KN[1].view(torch.float32).scatter_(0, place_1N, logprob_N[None])
+    ids_N.copy_(token_N)
+    position_N.add_((position_N >= 0).int())
 
 
 class InvariantRunner:

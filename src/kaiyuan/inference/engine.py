@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kaiyuan.errors import KaiyuanError
-from kaiyuan.inference.answering import Answering, wants_only_the_likeliest
+from kaiyuan.inference.answering import Answering, wants_only_a_token
 from kaiyuan.inference.blocks import BlockPool
 from kaiyuan.inference.grammar import GrammarCompiler
 from kaiyuan.inference.native.library import available
@@ -193,26 +193,41 @@ class Engine:
         plan = self.scheduler.schedule()
         if not plan:
             return []
-        pieces = self._decode(plan) if self._can_decode(plan) else self.answering.take(plan, self._runner.run(plan))
+        decoding, rest = self._split(plan)
+        pieces = self._decode(decoding, alone=not rest) if decoding else []
+        if rest:
+            pieces += self.answering.take(rest, self._runner.run(rest))
         for number in {number for number, piece in pieces if piece.finish_reason}:
             if all(sequence.finish_reason for sequence in self._requests[number]):
                 del self._requests[number]
         return pieces
 
-    def _can_decode(self, plan: list[Work]) -> bool:
-        """Whether the step is one token of every sequence, and there are kernels for it."""
-        if self.decoder is None or self._batch_invariant or len(plan) > self.decoder.rows:
-            return False
-        return all(work.complete and len(work.tokens) == 1 and not asks_about_prompt(work) for work in plan)
+    def _split(self, plan: list[Work]) -> tuple[list[Work], list[Work]]:
+        """What the decoder computes, one token of each sequence, and what is left to the runner: prompts, and answers
+        that something more is asked of. A runner that is the decoder itself takes all but pure decoding in one piece.
+        """
+        if self.decoder is None or self._batch_invariant:
+            return [], plan
+        single = [work.complete and len(work.tokens) == 1 and not asks_about_prompt(work) for work in plan]
+        if self._runner is self.decoder:
+            return (plan, []) if all(single) else ([], plan)
+        decoding = [work for work, fits in zip(plan, single, strict=True) if fits][: self.decoder.rows]
+        taken = set(map(id, decoding))
+        return decoding, [work for work in plan if id(work) not in taken]
 
-    def _decode(self, plan: list[Work]) -> list[tuple[int, Piece]]:
+    def _decode(self, plan: list[Work], alone: bool) -> list[tuple[int, Piece]]:
+        """A step of one token a sequence, or a burst of several if nobody else waits for the next step."""
         assert self.decoder is not None
-        if not all(wants_only_the_likeliest(work.sequence) for work in plan):
+        greedy = all(work.sequence.params.greedy for work in plan)
+        sampler = None if isinstance(self.decoder, NativeRunner) else self.decoder
+        if not all(wants_only_a_token(work.sequence) for work in plan) or not (greedy or sampler):
             return self.answering.take(plan, list(self.decoder.next_logits(plan).split(1)))
         full = len(self.scheduler.running) >= self.scheduler.max_num_seqs
-        burst = self.decoder.burst if full or not self.scheduler.waiting else 1  # who waits may begin after one step
+        burst = self.decoder.burst if alone and (full or not self.scheduler.waiting) else 1
         steps = burst if not self.answering.ahead and self.scheduler.reserve(plan, burst - 1) else 1
-        return self.answering.take_chosen(plan, *self.decoder.choose(plan, steps))
+        if greedy or sampler is None:
+            return self.answering.take_chosen(plan, *self.decoder.choose(plan, steps))
+        return self.answering.take_chosen(plan, *sampler.sample(plan, steps))
 
     def abort(self, request: int) -> None:
         """End a request now; its pages are free again. Nothing happens if it is not under way."""
