@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kaiyuan.errors import ConfigError, listing
 
 
 class Settings(BaseModel):
@@ -15,6 +19,21 @@ class Settings(BaseModel):
     def files_read(self) -> list[Path]:
         """Files outside of the run that the settings name, and whose content decides what comes of them."""
         return []
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], path: Path) -> S:
+    """The ``kind`` of settings that a TOML file holds; a ``ConfigError`` lists everything that is wrong with it."""
+    try:
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
 
 
 def problems_of(error: ValidationError) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kaiyuan.curation.build import CANDIDATES, DECISIONS
 from kaiyuan.curation.log import Decision, DecisionLog
+from kaiyuan.curation.places import CANDIDATES, DECISIONS
 from kaiyuan.curation.sample import Sample
 from kaiyuan.files import write_jsonl
 

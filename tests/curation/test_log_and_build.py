@@ -13,8 +13,9 @@ import pytest
 from curated import decision, folder_of, sample
 
 from kaiyuan.curation.balance import Balance
-from kaiyuan.curation.build import DECISIONS, Selection, build, describe, diff
+from kaiyuan.curation.build import Selection, build, describe, diff
 from kaiyuan.curation.log import DecisionLog, read_log, standings
+from kaiyuan.curation.places import DECISIONS
 from kaiyuan.errors import DataError, KaiyuanError
 from kaiyuan.files import read_jsonl, write_jsonl
 

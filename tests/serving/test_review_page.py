@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 from chat_page import NEEDS_CHROMIUM, context_of, expect
 
-from kaiyuan.curation.build import CANDIDATES, DECISIONS
 from kaiyuan.curation.log import Decision, DecisionLog, read_log
+from kaiyuan.curation.places import CANDIDATES, DECISIONS
 from kaiyuan.curation.review import Plan
 from kaiyuan.curation.sample import Sample
 from kaiyuan.errors import KaiyuanError

@@ -46,6 +46,8 @@ class Rates:
     """A response is wrong."""
     critic: float = 0.0
     """The critic says the opposite of what is true."""
+    garbled: float = 0.0
+    """The grader's answer is not what was asked for."""
     bad_instruction: float = 0.0
     """An instruction is one of ``BAD``."""
     faults: dict[str, float] = field(default_factory=dict)
@@ -69,6 +71,8 @@ class FakeModels:
     """The seeds of the requests, as they came."""
     planted: dict[str, str] = field(default_factory=dict)
     """Bad instructions and what is bad about them."""
+    served_as: dict[str, str] = field(default_factory=dict)
+    """What a model is called in its answers, where that is another name."""
     headers: list[dict[str, str]] = field(default_factory=list)
     busy: int = 0
     busiest: int = 0
@@ -103,7 +107,8 @@ class FakeModels:
             text = "" if fault == "empty" else self.answer(body)
             usage = {"prompt_tokens": len(str(body["messages"])) // 4, "completion_tokens": len(text) // 4 + 1}
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            whole = json.dumps({"model": body["model"], "choices": [choice], "usage": usage}).encode()
+            served = self.served_as.get(body["model"], body["model"])
+            whole = json.dumps({"model": served, "choices": [choice], "usage": usage}).encode()
             await self.deliver(send, whole, fault, key)
 
     async def deliver(self, send: Any, whole: bytes, fault: str, key: str) -> None:
@@ -178,6 +183,18 @@ class FakeModels:
 
     def as_responder(self, prompt: str, rng: Random) -> str:
         return solve(prompt, rng, wrong=rng.random() < self.rates.wrong)
+
+    def as_grader(self, prompt: str, rng: Random) -> str:
+        """Tiers in place of a verdict: 4 or 3 for what it takes for right, 2 or 1 for what it takes for wrong."""
+        task, response = CRITIQUED.search(prompt).groups()  # type: ignore[union-attr]
+        if rng.random() < self.rates.garbled:
+            return rng.choice(["It is fine.", '{"tier": 4}', '{"scores": {"accuracy": 9}, "tier": 1, "reason": "x"}'])
+        good = is_right(task, response) != (rng.random() < self.rates.critic)
+        tier = rng.choice((4, 3) if good else (2, 1))
+        names = ("accuracy", "relevance", "completeness", "usefulness", "clarity")
+        return json.dumps({"scores": dict.fromkeys(names, tier), "tier": tier, "reason": f"worth a {tier}"})
+
+    as_examiner = as_grader
 
     def as_critic(self, prompt: str, rng: Random) -> str:
         task, response = CRITIQUED.search(prompt).groups()  # type: ignore[union-attr]

@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 import tiny_folder
+from grading import checked, judges, solved
 from live_server import MODEL, serving
 from llm_config import config, write_seeds
 from tokenizer_texts import training_texts
 
+from kaiyuan.curation import asking
+from kaiyuan.curation.critique import Critique
+from kaiyuan.curation.judges import Judges
+from kaiyuan.curation.sample import Sample
 from kaiyuan.files import read_jsonl
 from kaiyuan.inference import Engine
 from kaiyuan.inference.async_engine import AsyncEngine
@@ -72,3 +77,19 @@ def test_the_pipeline_survives_a_model_of_noise(url: str, tmp_path: Path) -> Non
     assert report["sft_samples"] == 0 and len(failed) == 4
     assert all("unreadable answer" in row["reason"] for row in failed)
     assert report["usage"]["instructor"]["calls"] >= 4
+
+
+def test_critiques_of_a_model_of_noise_are_isolated(url: str, tmp_path: Path) -> None:
+    made = Judges.model_validate(judges(url, endpoint={"timeout": 60.0, "max_tokens": 16, "structured": "json_schema"}))
+    endpoints = {name: item.model_copy(update={"model": MODEL}) for name, item in made.endpoints.items()}
+    samples = [*solved(3), *solved(4, author=MODEL)[3:]]
+    folder = checked(tmp_path, samples)
+
+    def items() -> Iterator[Sample]:
+        return iter(samples)
+
+    outcome, _ = asking.run(Critique(made.model_copy(update={"endpoints": endpoints})), folder, items)
+    assert outcome.isolated == {
+        "unreadable answer: cut off at max_tokens (2 samples)": 3, f"written by {MODEL}; no critic is left": 1,
+    }  # fmt: skip
+    assert outcome.meter.roles["critics.0"].calls == 6

@@ -16,14 +16,12 @@ from pydantic import Field
 
 from kaiyuan.curation.balance import Balance, choose, quotas, rank, table
 from kaiyuan.curation.log import Decision, Standing, read_log, seal_of, standings
+from kaiyuan.curation.places import CANDIDATES, DECISIONS, MANIFEST, SFT, VERSIONS
 from kaiyuan.curation.sample import Sample, read_samples
 from kaiyuan.errors import DataError, KaiyuanError
 from kaiyuan.files import atomic_folder, read_json, read_jsonl, sha256_of, write_json, write_jsonl
 from kaiyuan.settings import Settings
 
-CANDIDATES, DECISIONS, VERSIONS, SFT, MANIFEST = (
-    "candidates.jsonl", "decisions.jsonl", "versions", "sft.jsonl", "manifest.json"
-)  # fmt: skip
 UNLABELLED = "unlabelled"
 
 
@@ -68,7 +66,7 @@ def verdict_of(standing: Standing, settings: Selection) -> Verdict:
 
 def label_of(sample: Sample, standing: Standing) -> str:
     """The topic that the newest label says, else the sample's own."""
-    return standing.label.verdict if standing.label else str(sample.labels.get("topic") or UNLABELLED)
+    return standing.topic or str(sample.labels.get("topic") or UNLABELLED)
 
 
 def build(folder: Path, name: str, settings: Selection, at: int | None = None) -> dict[str, Any]:
@@ -134,8 +132,9 @@ def select(
 
 
 def _row(sample: Sample, label: str, tier: str, standing: Standing | None) -> dict[str, Any]:
-    details = standing.label.details if standing and standing.label else {}
-    labels = {**sample.labels, **details, "topic": label, "domain": label.partition("/")[0]}
+    details = standing.label.details if standing and standing.label and standing.topic else {}
+    said = {name: value for name, value in details.items() if name != "calls"}
+    labels = {**sample.labels, **said, "topic": label, "domain": label.partition("/")[0]}
     return {**sample.row(), "labels": labels, "tier": tier}
 
 

@@ -35,6 +35,22 @@ def check(folder: Folder) -> None:
     print(check_folder(folder))
 
 
+Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="Endpoints and roles; see docs/sft-data.md.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Send nothing; print calls, tokens and cost.")]
+Limit = Annotated[int, typer.Option(min=0, help="Samples to ask about, chosen by their hashes; 0 for all.")]
+
+
+@curate.command()
+def grade(folder: Folder, config: Config, limit: Limit = 0, dry_run: DryRun = False) -> None:
+    """Have a critique model put what passed the rules into four tiers. Run it again to go on.
+
+    Example: kaiyuan curate grade data/mine --config judges.toml --dry-run
+    """
+    from kaiyuan.curation.command import grade_folder
+
+    print(grade_folder(folder, config, limit, dry_run))
+
+
 @curate.command()
 def build(
     folder: Folder,

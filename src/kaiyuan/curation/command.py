@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from kaiyuan.corpus.sources.spec import Source
-from kaiyuan.curation.build import CANDIDATES, DECISIONS, Selection, build, describe
+from kaiyuan.curation import asking
+from kaiyuan.curation.asking import ModelTier
+from kaiyuan.curation.build import Selection, build, describe
+from kaiyuan.curation.judges import Judges, load_judges
 from kaiyuan.curation.log import DecisionLog, standings
-from kaiyuan.curation.sample import read_samples
-from kaiyuan.errors import ConfigError, listing
+from kaiyuan.curation.places import CANDIDATES, DECISIONS
+from kaiyuan.curation.sample import Sample, read_samples
 from kaiyuan.files import write_json, write_jsonl
-from kaiyuan.settings import problems_of
+from kaiyuan.settings import load_settings
 
 
 def extract_into(folder: Path, sources: Sequence[str]) -> str:
@@ -43,19 +43,27 @@ def check_folder(folder: Path) -> str:
     return "\n".join([*lines, *(f"{count:8,}  {reason}" for reason, count in reasons.most_common())])
 
 
+def grade_folder(folder: Path, config: Path, limit: int, only_estimate: bool) -> str:
+    """Have the critics of a config grade every candidate that passed the rules."""
+    from kaiyuan.curation.critique import Critique
+
+    judges = load_judges(config)
+    return _asked(Critique(judges), judges, folder, limit, only_estimate)
+
+
+def _asked(tier: ModelTier, judges: Judges, folder: Path, limit: int, only_estimate: bool) -> str:
+    def items() -> Iterator[Sample]:
+        return read_samples(folder / CANDIDATES)
+
+    if only_estimate:
+        return asking.dry_run(tier, folder, items, limit, judges.run.tokenizer)
+    return asking.describe(tier, *asking.run(tier, folder, items, limit))
+
+
 def build_version(folder: Path, name: str, settings: Path | None, at: int | None) -> str:
     """Build a version with the ``Selection`` of a TOML file."""
     return describe(build(folder, name, selection_of(settings), at))
 
 
 def selection_of(path: Path | None) -> Selection:
-    if path is None:
-        return Selection()
-    try:
-        return Selection.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
+    return Selection() if path is None else load_settings(Selection, path)

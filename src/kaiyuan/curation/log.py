@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from kaiyuan.progress import say
 
 Tier = Literal["rules", "label", "critique", "human"]
 TIERS: tuple[Tier, ...] = ("rules", "label", "critique", "human")
-KEEP, DROP, UNDO = "keep", "drop", "undo"
+KEEP, DROP, UNDO, NONE = "keep", "drop", "undo", "none"
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class Decision:
     """Of the rules, of the rubric and prompt, or of the review."""
     verdict: str
     """``keep`` or ``drop`` of rules and people (who may also ``undo``), a grade ``1`` to ``4`` or ``none`` of the
-    critique, a topic of the taxonomy as a label."""
+    critique, a topic of the taxonomy (or ``none``) as a label."""
     time: str
     """UTC, ISO 8601."""
     reasons: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+
+    def says_the_same_as(self, other: Decision) -> bool:
+        """Whether the two differ in nothing but when they were made."""
+        return replace(self, time=other.time) == other
 
     def line(self) -> bytes:
         values = {name: value for name, value in asdict(self).items() if value not in ((), {})}
@@ -161,6 +165,11 @@ class Standing:
     def grade(self) -> int:
         """Of the critique, 4 the best; 0 without one."""
         return int(self.critique.verdict) if self.critique and self.critique.verdict.isdigit() else 0
+
+    @property
+    def topic(self) -> str:
+        """That the newest label says; "" without one."""
+        return self.label.verdict if self.label and self.label.verdict != NONE else ""
 
     @property
     def votes(self) -> int:

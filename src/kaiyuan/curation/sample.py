@@ -80,7 +80,7 @@ def sample_of(row: object, place: str) -> Sample:
     if problem := problem_of(messages):
         raise DataError(f"{place}: {problem}")
     values: dict[str, Any] = {name: value for name in _TEXTS if isinstance(value := row.get(name), str)}
-    values.setdefault("author", _author(row))
+    values.setdefault("author", author_of(row))
     values["language"] = values.get("language") or language_of(messages[-1]["content"])
     labels, span = row.get("labels"), row.get("span")
     extra = {key: value for key, value in row.items() if key not in (*_FIELDS, "messages", "hash")}
@@ -109,7 +109,8 @@ def problem_of(messages: Iterable[Message]) -> str:
     return "" if len(turns) % 2 == 0 else "the last question has no answer"
 
 
-def _author(row: Mapping[str, Any]) -> str:
+def author_of(row: Mapping[str, Any]) -> str:
+    """The model that answered in a row of ``kaiyuan synthesize-llm``, "" if it is none."""
     provenance = row.get("provenance")
     trail = provenance.get("trail") if isinstance(provenance, Mapping) else None
     notes = [note for note in trail or () if isinstance(note, Mapping) and note.get("step") == "responses"]

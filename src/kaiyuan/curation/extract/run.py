@@ -21,7 +21,7 @@ from kaiyuan.curation.extract.code import functions
 from kaiyuan.curation.extract.exercises import exercises
 from kaiyuan.curation.extract.lists import lists
 from kaiyuan.curation.extract.questions import questions
-from kaiyuan.curation.sample import Sample, language_of, problem_of
+from kaiyuan.curation.sample import Sample, author_of, language_of, problem_of
 
 _LARGEST_ARRAY = 2**30
 """Bytes of a .json file, which has to be read as a whole."""
@@ -126,16 +126,22 @@ def _records(rows: Iterator[tuple[str, Any]], source: Source, counts: Extracted)
         yield Sample(
             tuple(messages), source=source.name or Path(source.path).name, place=place, method="chat",
             licence=licence if isinstance(licence, str) else json.dumps(licence),
-            language=language_of(messages[-1]["content"]), author=_author(row),
+            language=language_of(messages[-1]["content"]), author=_author(row), labels=_table(row, "labels"),
+            extra={"provenance": known} if (known := _table(row, "provenance")) else {},
         )  # fmt: skip
 
 
 def _author(row: dict[str, Any]) -> str:
     """The model that answered, if the record names one."""
-    for name in ("model", "model_name", "generator"):
+    for name in ("author", "model", "model_name", "generator"):
         if isinstance(row.get(name), str):
             return one_line(row[name])
-    return ""
+    return author_of(row)
+
+
+def _table(row: dict[str, Any], name: str) -> dict[str, Any]:
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _reason(problem: str) -> str:

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kaiyuan.curation.build import CANDIDATES, DECISIONS, Selection
+from kaiyuan.curation.build import Selection
 from kaiyuan.curation.log import UNDO, Decision, DecisionLog, now, standings
+from kaiyuan.curation.places import CANDIDATES, DECISIONS
 from kaiyuan.curation.review import VERSION, Plan, Task, next_task, report, tasks
 from kaiyuan.curation.sample import read_samples
 from kaiyuan.errors import KaiyuanError

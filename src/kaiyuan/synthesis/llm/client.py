@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from kaiyuan.errors import ConfigError, KaiyuanError
 from kaiyuan.progress import say
 from kaiyuan.synthesis.llm.calls import Answer, Call, EndpointFailed, Message, RowFailed
-from kaiyuan.synthesis.llm.config import Client, Endpoint, SynthesisConfig
+from kaiyuan.synthesis.llm.config import Asking, Client, Endpoint
 from kaiyuan.synthesis.llm.journal import Journal
 from kaiyuan.synthesis.llm.limits import Breaker, Bucket
 from kaiyuan.synthesis.llm.meter import Meter
@@ -33,8 +33,10 @@ _LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 class EndpointClient:
     """One endpoint: its connections, limits and health."""
 
-    def __init__(self, name: str, endpoint: Endpoint, settings: Client, meter: Meter) -> None:
-        self.name, self.endpoint, self.settings, self.meter = name, endpoint, settings, meter
+    def __init__(
+        self, name: str, endpoint: Endpoint, settings: Client, meter: Meter, budget: float | None = None
+    ) -> None:
+        self.name, self.endpoint, self.settings, self.meter, self.budget = name, endpoint, settings, meter, budget
         self._key = _api_key(name, endpoint)
         self._pools = _pools(endpoint, self._key)
         self._places: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
@@ -60,6 +62,7 @@ class EndpointClient:
                 probing = await self.breaker.ready()
                 if self._fatal:
                     raise EndpointFailed(self._fatal)
+                self._check_budget()
                 try:
                     answer = await self._once(http, call, key)
                 except Failure as failure:
@@ -71,6 +74,12 @@ class EndpointClient:
                     return answer
         finally:
             self._places.put_nowait(http)
+
+    def _check_budget(self) -> None:
+        """Asked as late as can be: what is under way at the end goes beyond the budget, what waits does not."""
+        if self.budget is not None and self.meter.cost >= self.budget:
+            raise EndpointFailed(f"the budget of {self.budget:g} is spent ({self.meter.cost:.4g}): nothing is lost; "
+                                 "raise run.budget and run the same command to go on")  # fmt: skip
 
     async def _once(self, http: httpx.AsyncClient, call: Call, key: str) -> Answer:
         prompt = count_messages(call.messages, guess)
@@ -184,11 +193,11 @@ def _pools(endpoint: Endpoint, key: str) -> list[httpx.AsyncClient]:
 class Asker:
     """Answers for roles, each paid for once: what the journal has, or another task waits for, is not asked again."""
 
-    def __init__(self, config: SynthesisConfig, journal: Journal, meter: Meter) -> None:
+    def __init__(self, config: Asking, journal: Journal, meter: Meter) -> None:
         self.config, self.journal, self.meter = config, journal, meter
-        used = {role.endpoint for _, role in config.roles.named()}
+        used = {role.endpoint for _, role in config.named()}
         self._clients = {
-            name: EndpointClient(name, endpoint, config.client, meter)
+            name: EndpointClient(name, endpoint, config.client, meter, config.budget)
             for name, endpoint in config.endpoints.items()
             if name in used
         }
@@ -234,13 +243,13 @@ class Asker:
         """Ask, or wait for the task that asks the same. A caller may be cancelled; a paid answer is kept."""
         task = self._flying.get(key)
         if task is None:
-            self._check_budget()
             task = self._flying[key] = asyncio.create_task(self._pay(call, key, endpoint))
             task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task)
 
     async def _pay(self, call: Call, key: str, endpoint: str) -> Answer:
         answer = await self._clients[endpoint].answer(call, key)
+        self.meter.count(call.role, self.config.endpoints[endpoint], answer)  # before the next request looks at it
         await self.journal.append(answer.record())
         return answer
 
@@ -249,14 +258,8 @@ class Asker:
         if not task.cancelled():
             task.exception()  # a caller that was cancelled does not look at it
 
-    def _check_budget(self) -> None:
-        budget = self.config.run.budget
-        if budget is not None and self.meter.cost >= budget:
-            raise EndpointFailed(f"the budget of {budget:g} is spent ({self.meter.cost:.4g}): nothing is lost; "
-                                 "raise run.budget and run the same command to go on")  # fmt: skip
 
-
-def parameters_of(config: SynthesisConfig, role_name: str, schema: dict[str, Any] | None) -> dict[str, Any]:
+def parameters_of(config: Asking, role_name: str, schema: dict[str, Any] | None) -> dict[str, Any]:
     """What is sent beside model and messages; part of the answer's address."""
     role = config.role(role_name)
     endpoint = config.endpoint_of(role)

@@ -202,12 +202,43 @@ class Run(Settings):
     taxonomy: str = ""
 
 
-class SynthesisConfig(Settings):
-    run: Run = Run()
+class Asking(Settings):
+    """Whom an ``Asker`` may ask: endpoints, the roles they play, and how patient it is."""
+
     endpoints: dict[str, Endpoint]
+    client: Client = Client()
+
+    def named(self) -> Iterator[tuple[str, Role]]:
+        """Every role with its name."""
+        raise NotImplementedError
+
+    @property
+    def budget(self) -> float | None:
+        """What all may cost."""
+        raise NotImplementedError
+
+    def role(self, name: str) -> Role:
+        """By the name that ``named`` gives it."""
+        return dict(self.named())[name]
+
+    def endpoint_of(self, role: Role) -> Endpoint:
+        return self.endpoints[role.endpoint]
+
+    def model_of(self, name: str) -> str:
+        """The model that plays the role ``name``."""
+        return self.endpoint_of(self.role(name)).model
+
+    def _without_endpoint(self) -> Iterator[str]:
+        """What is wrong with roles that nobody plays."""
+        for name, role in self.named():
+            if role.endpoint not in self.endpoints:
+                yield f"{name}.endpoint: there is no endpoints.{role.endpoint}"
+
+
+class SynthesisConfig(Asking):
+    run: Run = Run()
     roles: Roles
     seeds: Annotated[list[Seeds], Field(min_length=1)]
-    client: Client = Client()
     instructions: Instructions = Instructions()
     evolution: Evolution = Evolution()
     guards: Guards = Guards()
@@ -217,11 +248,7 @@ class SynthesisConfig(Settings):
 
     @model_validator(mode="after")
     def _roles_are_filled(self) -> SynthesisConfig:
-        problems = [
-            f"roles.{name}.endpoint: there is no endpoints.{role.endpoint}"
-            for name, role in self.roles.named()
-            if role.endpoint not in self.endpoints
-        ]
+        problems = [f"roles.{problem}" for problem in self._without_endpoint()]
         if DEFAULT not in self.roles.responders:
             problems.append("roles.responders.default: missing; it answers what has no specialist")
         if not problems:
@@ -239,12 +266,12 @@ class SynthesisConfig(Settings):
                 name = authors[model_identity(model)]
                 yield f"roles.{judging}: {model} also answers as roles.responders.{name}; no model may judge itself"
 
-    def endpoint_of(self, role: Role) -> Endpoint:
-        return self.endpoints[role.endpoint]
+    def named(self) -> Iterator[tuple[str, Role]]:
+        return self.roles.named()
 
-    def role(self, name: str) -> Role:
-        """By the name that ``Roles.named`` gives it."""
-        return dict(self.roles.named())[name]
+    @property
+    def budget(self) -> float | None:
+        return self.run.budget
 
     def responder_of(self, label: str) -> str:
         """The name of the role that answers ``domain/topic``: its own specialist, its domain's, or the default."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from kaiyuan.progress import quantity
 from kaiyuan.synthesis.llm.calls import Message
 from kaiyuan.synthesis.llm.client import parameters_of
-from kaiyuan.synthesis.llm.config import SynthesisConfig
+from kaiyuan.synthesis.llm.config import Asking, SynthesisConfig
 from kaiyuan.synthesis.llm.evolve import Coverage, evolution_messages, expansions
 from kaiyuan.synthesis.llm.filtering import critique_messages
 from kaiyuan.synthesis.llm.instruct import Task, tasks, user
@@ -147,14 +147,15 @@ def dry_run(config: SynthesisConfig, folder: Path) -> str:
     if (folder / JOURNAL).is_file():
         known = sum(1 for _ in records(folder / JOURNAL))
         head.append(f"the journal in {folder} holds {known} answers; what is among them costs nothing again")
-    return "\n".join([*head, "", *_table(config, estimator.roles), "", "nothing was sent"])
+    return "\n".join([*head, "", *cost_table(config, estimator.roles), "", "nothing was sent"])
 
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
-def _table(config: SynthesisConfig, roles: Mapping[str, Estimate]) -> list[str]:
+def cost_table(config: Asking, roles: Mapping[str, Estimate]) -> list[str]:
+    """Calls, tokens and money by role, and of all."""
     lines = [f"{'role':24} {'model':24} {'calls':>8} {'in':>8} {'out':>8} {'expected':>10} {'at most':>10}"]
     total, most = 0.0, 0.0
     for name, estimate in roles.items():

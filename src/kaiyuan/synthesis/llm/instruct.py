@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -114,19 +114,7 @@ async def label(tools: Tools, row: Row, step: str = STEP) -> Row:
         return await tools.asker.ask("judge", user(prompt), sample, schema)
 
     def read(value: dict[str, Any]) -> dict[str, Any]:
-        if value.get("topic") not in tools.library.topics:
-            raise Unreadable("topic: not in the taxonomy")
-        if value.get("kind") not in KINDS:
-            raise Unreadable(f"kind: expected one of {', '.join(KINDS)}")
-        if not isinstance(value.get("answerable"), bool):
-            raise Unreadable("answerable: expected true or false")
-        difficulty = integer(value.get("difficulty"), "difficulty", 1, 5)
-        return {
-            "topic": value["topic"],
-            "kind": value["kind"],
-            "difficulty": difficulty,
-            "answerable": value["answerable"],
-        }
+        return read_label(value, tools.library.topics)
 
     verdict, answer = await read_answer(step, ask, read, tools.config.client.format_tries)
     note = note_of(tools.config, f"{step}: label", "judge", answer, verdict=verdict)
@@ -134,6 +122,20 @@ async def label(tools: Tools, row: Row, step: str = STEP) -> Row:
     if not verdict["answerable"]:
         raise Refused(step, "unanswerable: the judge says so", row.after(note))
     return row.after(note, **labels)
+
+
+def read_label(value: Mapping[str, Any], topics: Container[str]) -> dict[str, Any]:
+    """Topic, kind, difficulty and whether it can be answered, checked."""
+    if not isinstance(value.get("topic"), str) or value["topic"] not in topics:
+        raise Unreadable("topic: not in the taxonomy")
+    if value.get("kind") not in KINDS:
+        raise Unreadable(f"kind: expected one of {', '.join(KINDS)}")
+    if not isinstance(value.get("answerable"), bool):
+        raise Unreadable("answerable: expected true or false")
+    difficulty = integer(value.get("difficulty"), "difficulty", 1, 5)
+    return {
+        "topic": value["topic"], "kind": value["kind"], "difficulty": difficulty, "answerable": value["answerable"],
+    }  # fmt: skip
 
 
 def read_instruction(value: dict[str, Any]) -> str:

@@ -58,8 +58,7 @@ class Library:
 
     def prompt(self, name: str, language: str, /, **values: object) -> str:
         """A prompt of ``prompts.toml``, filled in; no value can write the lines that fence off material."""
-        fenced = {key: _FENCE.sub("===", str(value)) for key, value in values.items()}
-        return fill(str(self.prompts[name][language]).strip(), **fenced)
+        return fill_fenced(str(self.prompts[name][language]), **values)
 
     @cached_property
     def topic_list(self) -> str:
@@ -71,24 +70,40 @@ def fill(text: str, /, **values: object) -> str:
     return _PLACE.sub(lambda place: str(values[place[1]]), text)
 
 
+def fill_fenced(text: str, /, **values: object) -> str:
+    """``fill`` for a prompt with fenced material: no value can write the lines that fence it off."""
+    return fill(text.strip(), **{key: _FENCE.sub("===", str(value)) for key, value in values.items()})
+
+
+def built_in(name: str) -> Path:
+    """The data file ``name`` that ships with the package: prompts, rubric, taxonomy, templates."""
+    return _DATA / f"{name}.toml"
+
+
+def version_of(values: Mapping[str, Any], path: Path) -> str:
+    """Of a data file: its version and the beginning of its hash."""
+    return f"{values['version']}:{sha256_of(path)[:12]}"
+
+
 def load_library(config: SynthesisConfig) -> Library:
     """The library of a run; ``ConfigError`` names the file and what is wrong with it."""
     paths = {
-        "templates": Path(config.run.templates or _DATA / "templates.toml"),
-        "taxonomy": Path(config.run.taxonomy or _DATA / "taxonomy.toml"),
-        "rubric": _DATA / "rubric.toml",
-        "prompts": _DATA / "prompts.toml",
+        "templates": Path(config.run.templates or built_in("templates")),
+        "taxonomy": Path(config.run.taxonomy or built_in("taxonomy")),
+        "rubric": built_in("rubric"),
+        "prompts": built_in("prompts"),
     }
-    values = {name: _read(path) for name, path in paths.items()}
-    topics = _topics(values["taxonomy"], paths["taxonomy"])
+    values = {name: read_data(path) for name, path in paths.items()}
+    topics = topics_of(values["taxonomy"], paths["taxonomy"])
     templates = _templates(values["templates"], topics, paths["templates"])
-    versions = {name: f"{values[name]['version']}:{sha256_of(path)[:12]}" for name, path in paths.items()}
+    versions = {name: version_of(values[name], path) for name, path in paths.items()}
     library = Library(templates, topics, values["rubric"]["criteria"], values["prompts"], versions)
     _check_names(config, library)
     return library
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_data(path: Path) -> dict[str, Any]:
+    """A TOML file with a version; ``ConfigError`` names the file and what is wrong with it."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -100,7 +115,8 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _topics(values: dict[str, Any], path: Path) -> dict[str, Topic]:
+def topics_of(values: Mapping[str, Any], path: Path) -> dict[str, Topic]:
+    """The leaves of a taxonomy by id."""
     topics = {}
     for domain, entry in values.items():
         if domain == "version":

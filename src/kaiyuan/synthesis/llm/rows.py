@@ -7,7 +7,7 @@ from typing import Any
 
 from kaiyuan.synthesis.llm.calls import Answer, digest
 from kaiyuan.synthesis.llm.client import parameters_of
-from kaiyuan.synthesis.llm.config import SynthesisConfig
+from kaiyuan.synthesis.llm.config import Asking
 
 KINDS = ("math", "code", "objective", "open")
 
@@ -54,7 +54,7 @@ class Refused(Exception):
         self.step, self.reason, self.row, self.details = step, reason, row, details
 
 
-def note_of(config: SynthesisConfig, step: str, role: str, answer: Answer, **more: Any) -> dict[str, Any]:
+def note_of(config: Asking, step: str, role: str, answer: Answer, **more: Any) -> dict[str, Any]:
     """One entry of a trail."""
     endpoint = config.endpoint_of(config.role(role))
     note = {

@@ -29,8 +29,14 @@ def label(topics: Iterable[str]) -> dict[str, Any]:
     )
 
 
+_SCORE = {"type": "integer", "enum": [1, 2, 3, 4]}
+
+
 def critique(criteria: Iterable[str]) -> dict[str, Any]:
-    score = {"type": "integer", "enum": [1, 2, 3, 4]}
     return _object(
-        scores=_object(**dict.fromkeys(criteria, score)), verdict={"enum": ["accept", "refuse"]}, reason=_TEXT
+        scores=_object(**dict.fromkeys(criteria, _SCORE)), verdict={"enum": ["accept", "refuse"]}, reason=_TEXT
     )
+
+
+def grade(criteria: Iterable[str]) -> dict[str, Any]:
+    return _object(scores=_object(**dict.fromkeys(criteria, _SCORE)), tier=_SCORE, reason=_TEXT)

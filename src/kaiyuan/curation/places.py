@@ -1,0 +1,9 @@
+"""The files of a folder of curation."""
+
+from __future__ import annotations
+
+CANDIDATES, DECISIONS, VERSIONS, SFT, MANIFEST = (
+    "candidates.jsonl", "decisions.jsonl", "versions", "sft.jsonl", "manifest.json"
+)  # fmt: skip
+JOURNAL = "journal.jsonl"
+"""All answers of models that were paid for."""
