@@ -25,7 +25,7 @@ help:
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[corpus,parquet,cluster,synthesis,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[corpus,parquet,cluster,synthesis,serve,track,dev]'
 	touch $@
 
 demo: $(VENV)/ready

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kaiyuan.files import read_jsonl
 from kaiyuan.run import STAGES
+from kaiyuan.training.metrics import METRICS, names
 from tiny_run import write_recipe
 
 COMMAND = [sys.executable, "-m", "kaiyuan.cli"]
@@ -76,6 +78,8 @@ def test_a_run_killed_in_every_stage_ends_like_an_undisturbed_one(tmp_path: Path
         assert steps(killed / stage / "metrics.jsonl") == steps(whole / stage / "metrics.jsonl")
         model = Path("model") / "model.safetensors"
         assert (killed / stage / model).read_bytes() == (whole / stage / model).read_bytes()
+    logged = names(line for path in whole.rglob("metrics.jsonl") for line in read_jsonl(path))
+    assert logged == METRICS.keys(), "every metric of every stage has its meaning, and none is only described"
 
 
 @pytest.mark.slow

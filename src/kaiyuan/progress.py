@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,9 @@ from typing import Self, TypeVar
 from kaiyuan.team import is_main
 
 T = TypeVar("T")
+
+CLEAR = "\r\x1b[2K"
+"""Puts a terminal's cursor at the start of its line, which is emptied."""
 
 
 def duration(seconds: float) -> str:
@@ -43,7 +47,8 @@ def size(count: float) -> str:
 class Progress:
     """Counts work done out of ``total`` and shows rate, ETA and the numbers that matter on standard error.
 
-    On a terminal one line is redrawn up to four times a second; elsewhere a line is printed every ``every`` seconds.
+    On a terminal one line, cut to its width, is redrawn up to four times a second; elsewhere a line is printed every
+    ``every`` seconds.
     ``done`` is where an interrupted run goes on from: it counts as done, but not into the rate.
     """
 
@@ -85,10 +90,18 @@ class Progress:
         if not is_main():
             return
         if self.live:
-            sys.stderr.write(f"\r\x1b[2K{self.line()}" + ("\n" if last else ""))
+            shown = self.line() if last else self.line()[: _columns() - 1]
+            sys.stderr.write(f"{CLEAR}{shown}" + ("\n" if last else ""))
         else:
             sys.stderr.write(f"{time.strftime('%H:%M:%S')} {self.line()}\n")
         sys.stderr.flush()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:
@@ -103,4 +116,5 @@ def say(text: str) -> None:
     """One timed line on standard error: what a stage did, with its numbers. Of several processes the first talks."""
     if not is_main():
         return
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    over = CLEAR if sys.stderr.isatty() else ""  # a live line may stand there
+    print(f"{over}{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def test_a_profiled_run_leaves_a_trace_of_two_steps(tmp_path: Path) -> None:
         sum(event["name"].startswith("ProfilerStep") and event.get("cat") == "user_annotation" for event in events) == 2
     )
     assert any("addmm" in event["name"] or "aten::mm" in event["name"] for event in events)
+    assert re.search(r"^products  .*\d+\.\d .*aten::mm", (tmp_path / "profile" / "kernels.txt").read_text(), re.M)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,6 @@ def test_utilisation_is_model_flops_over_the_peak(monkeypatch: pytest.MonkeyPatc
     gpu = torch.device("cuda", 0)
     flops = CONFIG.flops(128).training
     assert mfu.mfu(CONFIG, 128, 1e9, gpu) == pytest.approx(1e9 * flops / 989e12)
-    assert mfu.mfu(CONFIG, 128, 1e9, torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card of tomorrow")
     assert mfu.mfu(CONFIG, 128, 1e9, gpu) is None
 

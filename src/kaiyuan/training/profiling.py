@@ -1,4 +1,6 @@
-"""Where a training step's time goes: a trace that Perfetto opens, and a table by kind of kernel."""
+"""Where a training step's time goes: a trace that Perfetto opens, and a table by kind of kernel, or of operation on a
+CPU.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,17 @@ from kaiyuan.progress import say
 KINDS = (
     ("attention", r"flash|fmha|sdpa|cudnn"),
     ("grouped products", r"GroupProblemShape|grouped"),
-    ("products", r"gemm|nvjet|cutlass|xmma|splitK"),
-    ("optimiser", r"_adamw_update|multi_tensor_apply|lpnorm|FusedAdam"),
-    ("SwiGLU", r"_swiglu_"),
-    ("norms and RoPE", r"_norm_|rms_norm|RMSNorm"),
-    ("rows to experts and back", r"_gather_rows|_combine_rows|index_add|indexFunc|vectorized_gather"),
-    ("cross-entropy", r"_cross_entropy_rows|softmax"),
+    ("products", r"gemm|nvjet|cutlass|xmma|splitK|aten::(mm|bmm|addmm|baddbmm)$"),
+    ("optimiser", r"_adamw_update|multi_tensor_apply|lpnorm|FusedAdam|_fused_adamw_"),
+    ("SwiGLU", r"_swiglu_|silu"),
+    ("norms and RoPE", r"_norm_|rms_norm|RMSNorm|vector_norm|_RopeNorm"),
+    ("rows to experts and back", r"_gather_rows|_combine_rows|indexFunc|vectorized_gather|"
+                                 r"aten::(_?index(_add|_copy|_select|_put_impl)?_?|gather)$"),
+    ("cross-entropy", r"_cross_entropy_rows|softmax|CrossEntropy"),
     ("sorting", r"[sS]ort|Radix|scan_by|DeviceScan|searchsorted|histogram|Histogram"),
-    ("memory copies", r"Memcpy|Memset|copy_kernel|direct_copy"),
-)
-"""Kinds of kernels, each with a pattern of their names; the first that matches counts."""
+    ("memory copies", r"Memcpy|Memset|copy_kernel|direct_copy|aten::copy_"),
+)  # fmt: skip
+"""Kinds of kernels and of a CPU's operations, each with a pattern of their names; the first that matches counts."""
 
 
 def kind_of(kernel: str) -> str:
@@ -33,11 +36,16 @@ def kind_of(kernel: str) -> str:
 
 
 def kernel_times(profiler: torch.profiler.profile) -> dict[str, float]:
-    """Milliseconds of device time by kernel name, over all that was profiled, longest first."""
+    """Milliseconds of device time by kernel name, over all that was profiled, longest first; of a CPU's own time by
+    operation where no kernel ran on a device.
+    """
     times: dict[str, float] = defaultdict(float)
     for event in profiler.events() or ():
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
             times[event.name] += event.device_time_total / 1000
+    if not times:
+        averages = profiler.key_averages()
+        times = {event.key: event.self_cpu_time_total / 1000 for event in averages if "ProfilerStep" not in event.key}
     return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 

@@ -23,7 +23,7 @@ from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_
 from kaiyuan.model.linear import collect_gradients, drop_copies
 from kaiyuan.model.routing import RouterStats, RoutingPolicy, mix_seed
 from kaiyuan.model.transformer import Recompute, Transformer
-from kaiyuan.progress import Progress, say
+from kaiyuan.progress import say
 from kaiyuan.team import is_main
 from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective
@@ -33,6 +33,7 @@ from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
 from kaiyuan.training.profiling import StepProfiler
 from kaiyuan.training.schedule import Schedule
+from kaiyuan.training.view import TrainingView
 from kaiyuan.training.watch import HangWatch, StopRequest, first_bad_layer, gradient_norms, keep_incident
 
 if TYPE_CHECKING:
@@ -155,18 +156,21 @@ class Trainer:
         self.model.train()
         self._set_mode()
         log = MetricsLog(self.folder, self.step, self.settings.tensorboard) if is_main() else None
-        progress = Progress(self.label, self.settings.steps, "step", done=self.step)
+        view = TrainingView(self.label, self.settings.steps, done=self.step)
         profiler = StepProfiler(self.folder / "profile" if self.settings.profile else None)
         try:
-            with progress, profiler, self.stop, self._hang_watch() as hang:
+            with view, profiler, self.stop, self._hang_watch() as hang:
                 while self.step < self.settings.steps:
                     line = self._one_step()
+                    line["time"]["left"] = round(view.left(1), 1)
                     if log is not None:
                         log.write(line)
-                    progress.update(1, loss=line["loss"], lr=line["lr"], **_speed(line["time"]))
+                    view.record(line)
                     profiler.step()
                     hang.beat(self.step)
                     if self.step % self.settings.checkpoint_every == 0 and self.step < self.settings.steps:
+                        if log is not None:
+                            log.flush()
                         self._save()
                     if self._wants_to_stop():
                         self._leave()
@@ -234,7 +238,9 @@ class Trainer:
         seconds = time.perf_counter() - start
         rate = batch.tokens / seconds
         line["time"] = {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
-        if (share := mfu(self.model.config, batch.ids_BT.shape[1], rate / self._ranks, self.model.device)) is not None:
+        dtype = self.model.compute_dtype or torch.float32
+        share = mfu(self.model.config, batch.ids_BT.shape[1], rate / self._ranks, self.model.device, dtype)
+        if share is not None:
             line["time"]["mfu"] = round(share, 4)
         if self.on_step is not None:
             self.on_step(self.step)
@@ -318,9 +324,3 @@ def _read(numbers: dict[str, Tensor]) -> dict[str, float]:
     """The one place where a step waits for the device: the guard must know before the update."""
     values = torch.stack([value.detach().float() for value in numbers.values()]).tolist()
     return dict(zip(numbers, values, strict=True))
-
-
-def _speed(time: dict[str, float]) -> dict[str, Any]:
-    """What the progress line shows of a step's speed."""
-    shown: dict[str, Any] = {"tok_s": time["tokens_per_second"]}
-    return {**shown, "mfu": f"{time['mfu']:.1%}"} if "mfu" in time else shown
