@@ -77,21 +77,25 @@ class Progress:
         if time.monotonic() - self.shown >= (0.25 if self.live else self.every):
             self._show()
 
-    def line(self) -> str:
+    def line(self, width: int | None = None) -> str:
+        """The text of now; with a ``width`` only the first of the numbers, as many as fit."""
         elapsed = max(time.monotonic() - self.start, 1e-9)
         rate = (self.count - self.first) / elapsed
         left = duration((self.total - self.count) / rate) if rate > 0 and self.total >= self.count else "?"
         share = 100 * self.count / self.total if self.total else 100.0
-        numbers = "".join(f"  {name} {value}" for name, value in self.numbers.items())
-        return f"{self.label} {share:5.1f}%  {quantity(rate)} {self.unit}/s  {duration(elapsed)} (left {left}){numbers}"
+        text = f"{self.label} {share:5.1f}%  {quantity(rate)} {self.unit}/s  {duration(elapsed)} (left {left})"
+        for name, value in self.numbers.items():
+            if width is not None and len(text) + len(f"  {name} {value}") > width:
+                break
+            text += f"  {name} {value}"
+        return text[:width]
 
     def _show(self, last: bool = False) -> None:
         self.shown = time.monotonic()
         if not is_main():
             return
         if self.live:
-            shown = self.line() if last else self.line()[: _columns() - 1]
-            sys.stderr.write(f"{CLEAR}{shown}" + ("\n" if last else ""))
+            sys.stderr.write(f"{CLEAR}{self.line(_columns() - 1)}" + ("\n" if last else ""))
         else:
             sys.stderr.write(f"{time.strftime('%H:%M:%S')} {self.line()}\n")
         sys.stderr.flush()

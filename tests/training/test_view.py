@@ -127,3 +127,12 @@ def test_a_line_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: 
     shown.live, shown.shown = True, 0.0
     shown.update(1)
     assert capsys.readouterr().err == "\r\x1b[2Ka label that is lon"
+
+
+def test_a_number_is_shown_whole_or_not_at_all() -> None:
+    shown = progress.Progress("train", 10)
+    shown.update(1, loss=2.345, tok_s=13708)
+    whole = shown.line()
+    assert whole.endswith("loss 2.345  tok_s 13708")
+    assert shown.line(len(whole) + 1).endswith("tok_s 13708")
+    assert shown.line(len(whole) - 1).endswith("loss 2.345")
