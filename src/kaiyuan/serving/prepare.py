@@ -12,6 +12,7 @@ from kaiyuan.inference.params import Grammar, SamplingParams
 from kaiyuan.serving.body import nesting
 from kaiyuan.serving.conversation import Turn
 from kaiyuan.serving.errors import ApiError, draining, from_engine, queue_full
+from kaiyuan.serving.heap import give_back
 from kaiyuan.serving.interface import ServedEngine, vocabulary_of
 from kaiyuan.serving.protocol import Message, SamplingFields
 from kaiyuan.serving.settings import Limits, ServerSettings
@@ -20,6 +21,8 @@ from kaiyuan.tokenizer.chat import render_chat
 
 _SHORT_TEXT = 4096
 """Characters that are tokenized at once; longer texts go to a thread so that other requests are not held up."""
+_HUGE_TEXT = 65_536
+"""Characters from which the memory that tokenizing took is worth the milliseconds of giving it back."""
 
 
 def check_model(settings: ServerSettings, model: str | None) -> None:
@@ -55,15 +58,29 @@ def tokenizer_of(engine: ServedEngine, param: str) -> Tokenizer:
 async def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     if len(text) <= _SHORT_TEXT:
         return tokenizer.encode(text)
-    return await asyncio.to_thread(tokenizer.encode, text)
+    return await asyncio.to_thread(_encode, tokenizer, text)
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids = tokenizer.encode(text)
+    if len(text) > _HUGE_TEXT:
+        give_back()
+    return ids
 
 
 async def chat_prompt(tokenizer: Tokenizer, turns: Sequence[Turn], ask: bool = True) -> list[int]:
     """The ids of a conversation; with ``ask`` for an answer. Raises ``ApiError`` for turns out of order."""
     try:
-        return await asyncio.to_thread(render_chat, tokenizer, turns, ask)
+        return await asyncio.to_thread(_render, tokenizer, turns, ask)
     except KaiyuanError as error:
         raise ApiError(str(error), param="messages") from None
+
+
+def _render(tokenizer: Tokenizer, turns: Sequence[Turn], ask: bool) -> list[int]:
+    ids = render_chat(tokenizer, turns, ask)
+    if sum(len(turn["content"]) for turn in turns) > _HUGE_TEXT:
+        give_back()
+    return ids
 
 
 def check_prompt(ids: Sequence[int], engine: ServedEngine, limits: Limits, param: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import signal
 import socket
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.progress import say
 from kaiyuan.serving.app import create_app
+from kaiyuan.serving.heap import share_heap
 from kaiyuan.serving.interface import ServedEngine
 from kaiyuan.serving.settings import Limits, ServerSettings, check_exposure, generation_defaults
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS = 5
 """For connections to end after the last answer."""
-_M_ARENA_MAX, _ARENAS = -8, 2
 _IDLE_SECONDS = 75
 """For which a connection without a request is kept. Clients and proxies must be the first to close theirs, or a request
 meets a connection that closes just then: httpx keeps them for 5 s, which is also uvicorn's default, nginx for 60 s."""
@@ -61,14 +59,6 @@ def serve(
     )
     engine = _load(folder, dtype, device, settings, engine_options)
     run_app(create_app(engine, settings), engine, settings, listener)
-
-
-def share_heap() -> None:
-    """Tell glibc to use few heaps. It would give every thread that reads long prompts one of its own, and each of them
-    keeps the most that it ever held: 200 MiB after some hundred prompts of 250 KB, which a client may send at will.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def listen(host: str, port: int) -> socket.socket:
