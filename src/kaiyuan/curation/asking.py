@@ -215,18 +215,19 @@ class _Writer:
         self.log.append(waiting)
 
 
-def describe(tier: ModelTier, outcome: Outcome, work: Due) -> str:
-    """A run in plain lines."""
+def describe(done: str, outcome: Outcome, work: Due) -> str:
+    """A run in plain lines; what it did is ``done``."""
     verdicts = ", ".join(f"{name} {count:,}" for name, count in sorted(outcome.verdicts.items(), reverse=True))
-    lines = [f"{outcome.verdicts.total():,} samples {tier.done}" + (f": {verdicts}" if verdicts else "")]
+    lines = [f"{outcome.verdicts.total():,} samples {done}" + (f": {verdicts}" if verdicts else "")]
     if outcome.isolated:
-        lines.append(
-            f"{outcome.isolated.total():,} isolated; run the same command again to try them again "
-            "(raise client.format_tries first where answers cannot be read)"
-        )
+        lines.append(f"{outcome.isolated.total():,} isolated")
         lines += [f"{count:8,}  {reason}" for reason, count in outcome.isolated.most_common(20)]
     if work.passed_over:
         lines += [f"{work.passed_over.total():,} not asked about", *work.lines()]
+    if not outcome.meter.roles:
+        return "\n".join(lines)
+    if outcome.isolated:
+        lines.append("run again to try these again; raise client.format_tries first where answers are unreadable")
     usage = list(outcome.meter.roles.values())
     calls, earlier = sum(role.calls for role in usage), sum(role.earlier for role in usage)
     return "\n".join([

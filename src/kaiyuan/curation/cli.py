@@ -35,13 +35,13 @@ def check(folder: Folder) -> None:
     print(check_folder(folder))
 
 
-Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="Endpoints and roles; see docs/sft-data.md.")]
+Config = typer.Option("--config", metavar="FILE", help="Endpoints and roles; see docs/sft-data.md.")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Send nothing; print calls, tokens and cost.")]
 Limit = Annotated[int, typer.Option(min=0, help="Samples to ask about, chosen by their hashes; 0 for all.")]
 
 
 @curate.command()
-def grade(folder: Folder, config: Config, limit: Limit = 0, dry_run: DryRun = False) -> None:
+def grade(folder: Folder, config: Annotated[Path, Config], limit: Limit = 0, dry_run: DryRun = False) -> None:
     """Have a critique model put what passed the rules into four tiers. Run it again to go on.
 
     Example: kaiyuan curate grade data/mine --config judges.toml --dry-run
@@ -49,6 +49,46 @@ def grade(folder: Folder, config: Config, limit: Limit = 0, dry_run: DryRun = Fa
     from kaiyuan.curation.command import grade_folder
 
     print(grade_folder(folder, config, limit, dry_run))
+
+
+@curate.command()
+def label(
+    folder: Folder,
+    config: Annotated[Path | None, Config] = None,
+    scorer: Annotated[Path | None, typer.Option(metavar="DIR", help="A scorer instead of a model.")] = None,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="A scorer that is less sure says nothing.")] = 0.5,
+    every: Annotated[bool, typer.Option("--all", help="By a model: also what has a label of somebody else.")] = False,
+    limit: Limit = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Give instructions without a label one of the taxonomy's, by a model or a scorer.
+
+    Example: kaiyuan curate label data/mine --config judges.toml --limit 5000
+
+    Example: kaiyuan curate label data/mine --scorer runs/topics
+    """
+    from kaiyuan.curation.command import label_by_scorer, label_folder
+
+    if (config is None) == (scorer is None):
+        raise typer.BadParameter("give either --config or --scorer")
+    if config is not None:
+        print(label_folder(folder, config, limit, dry_run, every))
+    elif scorer is not None:
+        print(label_by_scorer(folder, scorer, min_confidence))
+
+
+@curate.command()
+def teach(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the scorer.")] = Path("runs/topics"),
+) -> None:
+    """Train a scorer from a folder's labels, for label --scorer.
+
+    Example: kaiyuan curate teach data/mine --out runs/topics
+    """
+    from kaiyuan.curation.command import teach_scorer
+
+    print(teach_scorer(folder, out))
 
 
 @curate.command()

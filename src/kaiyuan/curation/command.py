@@ -57,7 +57,34 @@ def _asked(tier: ModelTier, judges: Judges, folder: Path, limit: int, only_estim
 
     if only_estimate:
         return asking.dry_run(tier, folder, items, limit, judges.run.tokenizer)
-    return asking.describe(tier, *asking.run(tier, folder, items, limit))
+    return asking.describe(tier.done, *asking.run(tier, folder, items, limit))
+
+
+def label_folder(folder: Path, config: Path, limit: int, only_estimate: bool, every: bool) -> str:
+    """Have the labeller of a config label the candidates that passed the rules and have no label."""
+    from kaiyuan.curation.labelling import Labelling
+
+    judges = load_judges(config)
+    return _asked(Labelling(judges, every), judges, folder, limit, only_estimate)
+
+
+def label_by_scorer(folder: Path, scorer: Path, min_confidence: float) -> str:
+    """Have a scorer label the candidates without a label."""
+    from kaiyuan.curation.labelling import ByScorer
+    from kaiyuan.curation.labelling import label_by_scorer as label
+
+    done = label(folder, read_samples(folder / CANDIDATES), ByScorer(scorer, min_confidence))
+    return asking.describe("labelled", *done)
+
+
+def teach_scorer(folder: Path, out: Path) -> str:
+    """Train a scorer of categories from the labels of a folder; writes ``out`` and says what it is worth."""
+    from kaiyuan.curation.labelling import teach
+
+    scorer = teach(folder, read_samples(folder / CANDIDATES))
+    scorer.save(out)
+    found = scorer.report["dimensions"]["category"]
+    return f"{found['labels']:,} labels: {found['summary']} (of those held out)\n{out}"
 
 
 def build_version(folder: Path, name: str, settings: Path | None, at: int | None) -> str:
