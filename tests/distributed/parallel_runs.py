@@ -220,3 +220,29 @@ def train_with_a_bad_layer(folder: Path) -> Run:
         return train(LONG_LAYOUT, {"steps": 3}, folder=folder)
     finally:
         Trainer._one_step = one_step  # type: ignore[method-assign]
+
+
+def booked(layout: Layout, settings: TrainerSettings) -> dict[str, float]:
+    """Bytes that this rank sends in the second step of a real run, by kind, as ``trace_step`` counts them."""
+    from kaiyuan.training.parallel.trace import watched
+
+    with torch.device("meta"):
+        model = Transformer(CONFIG, torch.bfloat16)
+    parallel = Parallel(layout, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as temporary:
+        trainer = Trainer(
+            "test", model, RandomRows(), language_model_loss, settings, Path(temporary), parallel=parallel
+        )  # fmt: skip
+        trainer._set_mode()
+        trainer._one_step()
+        with watched(parallel) as ledger:
+            trainer._one_step()
+    return {kind: traffic.sent for kind, traffic in ledger.traffic.items()}
+
+
+def traced(layout: Layout, settings: TrainerSettings) -> dict[str, float]:
+    """The same of this rank of a pretended group."""
+    from kaiyuan.training.parallel.trace import trace_step
+
+    found = trace_step(CONFIG, layout, 8, 32, settings)
+    return {kind: traffic.sent for kind, traffic in found.traffic.items() if kind != "once"}

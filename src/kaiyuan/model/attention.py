@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kaiyuan.model.causal_attention import causal_attention
 from kaiyuan.model.config import LayerShape, ModelConfig
+from kaiyuan.model.fused import is_gpu
 from kaiyuan.model.linear import Linear
 from kaiyuan.model.norm import RMSNorm, rope_norm
 from kaiyuan.model.rope import rotate
@@ -125,12 +126,12 @@ def attend(
     """Scaled dot-product attention (B, H, T, d) over shared keys and values: causal if there is no ``mask``, and within
     ``documents`` if they are given.
     """
-    if mask is None and q_BHTd.device.type == "cpu" and dropout == 0:
+    if mask is None and q_BHTd.device.type == "cpu" and not is_gpu(q_BHTd) and dropout == 0:
         whole = shared.k_BGSd.shape[2] == q_BHTd.shape[2]
         if documents is not None or (whole and q_BHTd.requires_grad):
             return causal_attention(q_BHTd, *shared, None if documents is None else documents.ids_BT)
     if documents is not None:
-        if q_BHTd.is_cuda and q_BHTd.dtype in (torch.bfloat16, torch.float16):
+        if is_gpu(q_BHTd) and q_BHTd.dtype in (torch.bfloat16, torch.float16):
             return packed_attention(q_BHTd, *shared, documents, dropout)
         mask = document_mask(documents.ids_BT)
     with _backends(q_BHTd, mask):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.fused import fused
+from kaiyuan.model.fused import fused, is_gpu
 from kaiyuan.model.linear import Linear, cast
 from kaiyuan.model.routing import Routing
 
@@ -93,7 +93,7 @@ class Dispatch:
     """
 
     def __init__(self, routing: Routing, experts: int, top_k: int) -> None:
-        key_N = routing.expert_N.to(torch.int16) if routing.expert_N.is_cuda else routing.expert_N  # few digits to sort
+        key_N = routing.expert_N.to(torch.int16) if is_gpu(routing.expert_N) else routing.expert_N  # few digits to sort
         sorted_N, self.order_N = key_N.sort(stable=True)
         first_E = torch.arange(experts + 1, dtype=key_N.dtype, device=key_N.device)
         bounds = torch.searchsorted(sorted_N, first_E)
@@ -190,13 +190,13 @@ class Experts(nn.Module):
         """``base_TD`` (0 without it) plus the weighted sum over each token's experts, (T, D); a token that no expert
         computes gets nothing.
         """
-        takes_groups = x_TD.dtype == torch.bfloat16 or not x_TD.is_cuda
+        takes_groups = x_TD.dtype == torch.bfloat16 or not is_gpu(x_TD)
         if fused(x_TD) and takes_groups:
             from kaiyuan.model.kernels.feed_forward import grouped
 
             weights = cast(self.gate_up, x_TD.dtype), cast(self.down, x_TD.dtype)
             return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute)
-        if x_TD.is_cuda and takes_groups:
+        if is_gpu(x_TD) and takes_groups:
             out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:
             counts = dispatch.counts_E.tolist()

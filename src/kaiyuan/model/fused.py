@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ def _has_triton() -> bool:
 
 
 _wanted = True
+_pretended = False
 
 
 def use_kernels(wanted: bool) -> None:
@@ -23,9 +26,25 @@ def use_kernels(wanted: bool) -> None:
     _wanted = wanted
 
 
+@contextlib.contextmanager
+def pretended_gpu() -> Iterator[None]:
+    """Within it any tensor counts as a GPU's, so that its code can be followed where there is none, on fake tensors."""
+    global _pretended
+    before, _pretended = _pretended, True
+    try:
+        yield
+    finally:
+        _pretended = before
+
+
+def is_gpu(x: Tensor) -> bool:
+    """Whether ``x`` is a GPU's tensor, or is to be treated as one."""
+    return x.is_cuda or _pretended
+
+
 def on_gpu(x: Tensor) -> bool:
     """Whether Triton kernels are wanted for ``x`` and can run on it: not on a tensor that is spread over devices."""
-    return x.is_cuda and _wanted and _has_triton() and not hasattr(x, "placements")
+    return is_gpu(x) and _wanted and _has_triton() and not hasattr(x, "placements")
 
 
 def fused(x: Tensor) -> bool:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kaiyuan.model.fused import on_gpu
+from kaiyuan.model.fused import is_gpu, on_gpu
 from kaiyuan.model.linear import leaf
 
 
@@ -98,7 +98,7 @@ def cross_entropy_sum(
     """
     x_ND, targets_N = x.flatten(0, -2), targets.flatten()
     weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights is None else weights.flatten().float()
-    if x.device.type == "cpu":  # a GPU would have to be waited for to learn which rows count
+    if not is_gpu(x):  # a GPU would have to be waited for to learn which rows count
         (counting,) = weights_N.nonzero(as_tuple=True)
         if len(counting) < len(weights_N):
             x_ND, targets_N, weights_N = x_ND[counting], targets_N[counting], weights_N[counting]
@@ -107,7 +107,7 @@ def cross_entropy_sum(
 
 def block_rows(x: Tensor, words: int) -> int:
     """Rows of a block: what stays in a CPU's cache, or what fills a GPU (2^28 logits, half a GiB in bfloat16)."""
-    return 512 if x.device.type == "cpu" else max(128, 2**28 // words // 128 * 128)
+    return 512 if not is_gpu(x) else max(128, 2**28 // words // 128 * 128)
 
 
 class _TargetLogProbs(torch.autograd.Function):

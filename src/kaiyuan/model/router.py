@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.fused import fused
+from kaiyuan.model.fused import fused, is_gpu
 
 
 class Router(nn.Module):
@@ -58,4 +58,4 @@ class _RouterLogits(torch.autograd.Function):
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """float32 product of bfloat16 matrices."""
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if is_gpu(a) else a.float() @ b.float()

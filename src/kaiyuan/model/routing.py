@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kaiyuan.model.fused import on_gpu
+from kaiyuan.model.fused import is_gpu, on_gpu
 
 Mode = Literal["dropless", "drop", "recycle"]
 Overflow = Literal["probability", "position", "random"]
@@ -112,7 +112,7 @@ def _token_hash(probs_TE: Tensor, seed: int) -> Tensor:
 
 def count_each(numbers_N: Tensor, kinds: int) -> Tensor:
     """int64 (kinds,): how often each number under ``kinds`` occurs. ``bincount`` would wait for a GPU."""
-    if not numbers_N.is_cuda:
+    if not is_gpu(numbers_N):
         return torch.bincount(numbers_N, minlength=kinds + 1)[:kinds]
     return (numbers_N == torch.arange(kinds, device=numbers_N.device)[:, None]).sum(1)
 

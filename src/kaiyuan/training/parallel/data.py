@@ -25,6 +25,8 @@ def shard_model(model: Transformer, mesh: Mesh) -> None:
     narrow = dtype is not None and dtype != torch.float32
     policy = MixedPrecisionPolicy(dtype, torch.float32) if narrow else MixedPrecisionPolicy()
     wrap: dict[str, Any] = {"mp_policy": replace(policy, cast_forward_inputs=False)}
+    if mesh.layout.pipeline > 1:  # a stage's gradients wait whole for the last micro-batch: so may its weights
+        wrap["reshard_after_forward"] = False
     for block in model.layers:
         if not isinstance(block, Block):  # of another pipeline stage
             continue
@@ -32,7 +34,7 @@ def shard_model(model: Transformer, mesh: Mesh) -> None:
             fully_shard(block.attention, mesh=mesh.heads, shard_placement_fn=_placement(mesh.heads), **wrap)
         fully_shard(block.moe.experts, mesh=mesh.experts, shard_placement_fn=_placement(mesh.experts), **wrap)
         if narrow:
-            fully_shard(block.moe.router, mesh=mesh.dense)
+            fully_shard(block.moe.router, mesh=mesh.dense, reshard_after_forward=mesh.layout.pipeline == 1)
         fully_shard(block, mesh=mesh.dense, **wrap)
     fully_shard(model, mesh=mesh.dense, **wrap)
     if mesh.layout.pipeline == 1:
@@ -58,13 +60,15 @@ def fill(model: Transformer, device: torch.device, seed: int) -> None:
 
 
 def _placement(mesh: DeviceMesh) -> Any:
-    """Along which dimension a weight is sharded that other ranks already divide: another one if it comes out even."""
+    """Along which dimension a weight is sharded: the first that no other ranks divide and that comes out even. Sixteen
+    experts over 256 ranks would travel as 256 along their first.
+    """
     ranks = mesh.shape[-1]
 
     def place(weight: nn.Parameter) -> Shard:
         taken = {place.dim for place in getattr(weight, "placements", ()) if isinstance(place, Shard)}
         free = [dim for dim in range(weight.dim()) if dim not in taken and weight.shape[dim] % ranks == 0]
-        return Shard(free[0] if free and taken else 0)
+        return Shard(free[0] if free else 0)
 
     return place
 

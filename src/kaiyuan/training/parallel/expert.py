@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from kaiyuan.model.experts import Dispatch, Experts
@@ -95,9 +96,7 @@ class ParallelMoE:
         if ranks == 1:
             return moe.experts(x_TD, dispatch, base_TD)
         group = self.tokens.mesh.group("expert")
-        sent_PL = dispatch.counts_E.view(ranks, -1).contiguous()
-        received_PL = exchanged(sent_PL, [1] * ranks, [1] * ranks, group)
-        sent, received = sent_PL.sum(1).tolist(), received_PL.sum(1).tolist()
+        received_PL, sent, received = exchanged_counts(dispatch, group)
         token_M = dispatch.token_N[: sum(sent)]
         arrived_MD = all_to_all(x_TD[token_M], sent, received, group)
         made_MD = all_to_all(_of_own_experts(moe.experts, arrived_MD, received_PL), received, sent, group)
@@ -121,6 +120,20 @@ class ParallelMoE:
         )
 
 
+def exchanged_counts(dispatch: Dispatch, group: ProcessGroup) -> tuple[Tensor, list[int], list[int]]:
+    """How many rows come from each rank for each own expert (P, L); rows sent to and received from each rank."""
+    sent_PL = dispatch.counts_E.view(group.size(), -1).contiguous()
+    received_PL = exchanged(sent_PL, [1] * group.size(), [1] * group.size(), group)
+    return received_PL, *rows_each(dispatch, sent_PL, received_PL)
+
+
+def rows_each(dispatch: Dispatch, sent_PL: Tensor, received_PL: Tensor) -> tuple[list[int], list[int]]:
+    """Rows sent to and received from each rank: the one thing of a step's shapes that depends on data, for which the
+    host waits.
+    """
+    return sent_PL.sum(1).tolist(), received_PL.sum(1).tolist()
+
+
 class Counts(NamedTuple):
     """Assignments by chosen expert, by computing expert, and recycled ones, float32: of all tokens, or of this rank's
     if ranks decide for themselves.
@@ -138,9 +151,10 @@ class Counts(NamedTuple):
 
 def _of_own_experts(experts: Experts, x_MD: Tensor, received_PL: Tensor) -> Tensor:
     """What this rank's experts make of rows that came from P ranks, each sender's sorted by expert."""
-    ranks, own = received_PL.shape
-    expert_M = torch.arange(own, device=x_MD.device).repeat(ranks).repeat_interleave(received_PL.flatten())
-    rows = len(x_MD)
+    rows, (ranks, own) = len(x_MD), received_PL.shape
+    expert_M = (
+        torch.arange(own, device=x_MD.device).repeat(ranks).repeat_interleave(received_PL.flatten(), output_size=rows)
+    )
     if rows == 0:  # kernels want a row, and every rank must take part in the gradient
         x_MD, expert_M = F.pad(x_MD, (0, 0, 0, 1)), expert_M.new_zeros(1)
     ones = torch.ones(len(expert_M), device=x_MD.device)

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from kaiyuan.training.parallel.layout import Layout
 
-_DIMS = ("pipeline", "replicate", "shard", "context", "expert", "tensor")
+DIMS = ("pipeline", "replicate", "shard", "context", "expert", "tensor")
 """From the ranks that talk least to those that talk most, which are neighbours."""
 
 
@@ -21,7 +21,7 @@ class Mesh:
         self.layout = layout
         shape = (layout.pipeline, layout.data_replicate, layout.data_shard // layout.expert, layout.context,
                  layout.expert, layout.tensor)  # fmt: skip
-        self.root = init_device_mesh(device.type, shape, mesh_dim_names=_DIMS)
+        self.root = init_device_mesh(device.type, shape, mesh_dim_names=DIMS)
 
     def group(self, name: str) -> ProcessGroup:
         return self.root[name].get_group()
@@ -43,7 +43,7 @@ class Mesh:
     @cached_property
     def tokens(self) -> ProcessGroup:
         """The ranks that together hold all tokens of a micro-batch: all of this pipeline stage."""
-        return self._flat(*_DIMS[1:]).get_group()
+        return self._flat(*DIMS[1:]).get_group()
 
     @property
     def token_ranks(self) -> int:
