@@ -44,9 +44,9 @@ def test_arithmetic(text: str, wrong: str) -> None:
     assert wrong_equation(text) == wrong
 
 
-def test_the_second_of_two_equal_ones_goes() -> None:
+def test_one_of_two_equal_ones_goes() -> None:
     found = list(check([sample("What is tea?", "A drink."), sample("What  is TEA?", "a drink.")]))
-    assert [(item.verdict, item.reasons) for item in found] == [("keep", ()), ("drop", ("duplicate",))]
+    assert sorted((item.verdict, item.reasons) for item in found) == [("drop", ("duplicate",)), ("keep", ())]
 
 
 def test_from_a_page_to_a_version(tmp_path: Path) -> None:

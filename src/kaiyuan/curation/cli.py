@@ -25,14 +25,17 @@ def extract(
 
 
 @curate.command()
-def check(folder: Folder) -> None:
-    """Let the rules decide about every candidate.
+def check(
+    folder: Folder,
+    near: Annotated[float, typer.Option(min=0.2, max=1, help="Similarity from which two instructions are one.")] = 0.8,
+) -> None:
+    """Let the rules decide about every candidate; of near-duplicate instructions the best stays.
 
     Example: kaiyuan curate check data/mine
     """
     from kaiyuan.curation.command import check_folder
 
-    print(check_folder(folder))
+    print(check_folder(folder, near))
 
 
 Config = typer.Option("--config", metavar="FILE", help="Endpoints and roles; see docs/sft-data.md.")

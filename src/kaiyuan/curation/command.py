@@ -11,8 +11,9 @@ from kaiyuan.curation import asking
 from kaiyuan.curation.asking import ModelTier
 from kaiyuan.curation.build import Selection, build, describe
 from kaiyuan.curation.judges import Judges, load_judges
-from kaiyuan.curation.log import DecisionLog, standings
+from kaiyuan.curation.log import Decision, DecisionLog, Standing, standings
 from kaiyuan.curation.places import CANDIDATES, DECISIONS
+from kaiyuan.curation.rules import NEAR, check
 from kaiyuan.curation.sample import Sample, read_samples
 from kaiyuan.files import write_json, write_jsonl
 from kaiyuan.settings import load_settings
@@ -29,14 +30,12 @@ def extract_into(folder: Path, sources: Sequence[str]) -> str:
     return f"{total:,} candidates ({methods or 'none'}), {counts.left_out.total():,} left out\n{folder / CANDIDATES}"
 
 
-def check_folder(folder: Path) -> str:
-    """Decide by rules about every candidate that this version of them has not decided about."""
-    from kaiyuan.curation.rules import VERSION, check
-
+def check_folder(folder: Path, near: float = NEAR) -> str:
+    """Decide by rules about every candidate; what the log says already is not said again."""
     with DecisionLog(folder / DECISIONS) as log:
         known = standings(log.decisions)
-        done = {name for name, found in known.items() if found.rules and found.rules.version == VERSION}
-        new = [item for item in check(read_samples(folder / CANDIDATES)) if item.sample not in done]
+        found = check(read_samples(folder / CANDIDATES), known, near)
+        new = [item for item in found if not _said(item, known.get(item.sample))]
         log.append(new)
     reasons = Counter(reason for item in new for reason in item.reasons)
     lines = [f"{len(new):,} samples checked, {sum(bool(item.reasons) for item in new):,} refused"]
@@ -85,6 +84,10 @@ def teach_scorer(folder: Path, out: Path) -> str:
     scorer.save(out)
     found = scorer.report["dimensions"]["category"]
     return f"{found['labels']:,} labels: {found['summary']} (of those held out)\n{out}"
+
+
+def _said(decision: Decision, standing: Standing | None) -> bool:
+    return bool(standing and standing.rules and standing.rules.says_the_same_as(decision))
 
 
 def build_version(folder: Path, name: str, settings: Path | None, at: int | None) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 
-from kaiyuan.curation.log import DROP, KEEP, Decision, now
+from kaiyuan.curation.log import DROP, KEEP, Decision, Standing, now
+from kaiyuan.curation.near import Crowd
 from kaiyuan.curation.sample import Sample, language_of
 from kaiyuan.synthesis.llm.guards import fault_of_answer
 from kaiyuan.synthesis.llm.guards import language_of as script_of
 
-NAME, VERSION = "rules", "1"
+NAME, VERSION = "rules", "2"
+NEAR = 0.8
+"""Similarity from which two instructions are one."""
 _MOST_CHARS = 32_000
 _SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<start_of_turn>|<end_of_turn>")
 _DAMAGED = re.compile("\ufffd|[\x00-\x08\x0b\x0c\x0e-\x1f]|(?:Ã.|â€.){2}|&(?:amp|lt|gt|quot|nbsp);")
@@ -76,14 +79,25 @@ def wrong_equation(text: str) -> str:
     return ""
 
 
-def check(samples: Iterable[Sample]) -> Iterator[Decision]:
-    """A decision on every sample, in order; of two with the same question and answer, spaces and case aside, the first
-    stays.
+def check(
+    samples: Iterable[Sample], known: Mapping[str, Standing] | None = None, near: float = NEAR
+) -> Iterator[Decision]:
+    """A decision on every sample, in order. Of several that ask nearly the same the best stays (``near``).
+
+    ``near`` is the Jaccard similarity from which two instructions are one; what is wrong by itself is not compared.
     """
-    seen: dict[str, str] = {}
-    for sample in samples:
-        found = list(dict.fromkeys(faults(sample)))
-        key = " ".join(f"{sample.question}\n{sample.answer}".lower().split())
-        if seen.setdefault(key, sample.hash) != sample.hash:
-            found.append("duplicate")
-        yield Decision(sample.hash, "rules", NAME, VERSION, DROP if found else KEEP, now(), tuple(found))
+    known, found = known or {}, dict[str, tuple[str, ...]]()
+    with Crowd(near) as crowd:
+        for sample in samples:
+            if sample.hash not in found:
+                found[sample.hash] = tuple(dict.fromkeys(faults(sample)))
+                if not found[sample.hash]:
+                    crowd.add(sample, known.get(sample.hash, Standing()))
+        gone = dict(crowd.gone())
+    version = f"{VERSION} near {near:g}"
+    for name, reasons in found.items():
+        details = {}
+        if like := gone.get(name):
+            reasons = ("duplicate" if like.same else "near-duplicate instruction",)
+            details = {"like": like.keeper, "similarity": like.similarity}
+        yield Decision(name, "rules", NAME, version, DROP if reasons else KEEP, now(), reasons, details)
