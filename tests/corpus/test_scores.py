@@ -70,18 +70,20 @@ def _sparse(matrix: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
-@pytest.mark.parametrize("dense", [True, False])
-def test_the_fit_is_that_of_scikit_learn(classes: int, dense: bool) -> None:
+@pytest.mark.parametrize(("dense", "columns"), [(True, 9), (False, 9), (False, 700)])
+def test_the_fit_is_that_of_scikit_learn(classes: int, dense: bool, columns: int) -> None:
     rng = np.random.default_rng(classes)
-    x = rng.normal(size=(120, 9)) * (rng.random((120, 9)) < 0.5)
+    x = rng.normal(size=(120, columns)) * (rng.random((120, columns)) < np.linspace(1, 0.01, columns))
     x[:, 4] = 0  # a column that never occurs
+    x[7] = x[8]
     y = np.argmax(x[:, :classes] + rng.normal(size=(120, classes)), axis=1)
     matrix = torch.from_numpy(x)
     weights, bias = fit(matrix if dense else _sparse(matrix), torch.from_numpy(y), classes, 3.0)
-    known = LogisticRegression(C=3.0, tol=1e-10, max_iter=5000).fit(x, y)
+    known = LogisticRegression(C=3.0, tol=1e-10, max_iter=5000, solver="newton-cg").fit(x, y)
     assert weights.T.numpy() == pytest.approx(known.coef_, abs=1e-5)
     shift = 0.0 if classes == 2 else float(bias.mean()) - known.intercept_.mean()
-    assert bias.numpy() - shift == pytest.approx(known.intercept_, abs=1e-5)
+    # With more columns than rows nearly every probability is 0 or 1, and biases hardly change the loss.
+    assert bias.numpy() - shift == pytest.approx(known.intercept_, abs=1e-5 if columns < len(x) else 5e-5)
 
 
 def test_columns_are_runs_of_words_and_characters() -> None:

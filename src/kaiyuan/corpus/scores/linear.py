@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 _STEPS, _TOLERANCE = 1000, 1e-7
+_MOST_ROWS = 4096
+"""For which products of all pairs fit into memory."""
+_COMMON, _BLOCK = 64, 512
+_JITTER = 1e-11
 
 
 def fit(x_NC: Tensor, labels_N: Tensor, classes: int, c: float) -> tuple[Tensor, Tensor]:
@@ -16,14 +20,14 @@ def fit(x_NC: Tensor, labels_N: Tensor, classes: int, c: float) -> tuple[Tensor,
     K is 1 for two classes (the margin of class 1) and ``classes`` for more (softmax). ``x_NC`` is float64, dense or
     CSR. Biases are not penalised.
     """
-    if x_NC.layout != torch.strided:
-        used, places = torch.unique(x_NC.col_indices(), return_inverse=True)  # the others stay zero
-        x_NU = csr(x_NC.crow_indices(), places, x_NC.values(), (x_NC.shape[0], len(used)))
-        inner, bias = _fit(x_NU, labels_N, classes, c)
-        weights = torch.zeros(x_NC.shape[1], inner.shape[1], dtype=torch.float64)
-        weights[used] = inner
-        return weights, bias
-    return _fit(x_NC, labels_N, classes, c)
+    if x_NC.layout == torch.strided:
+        return _fit(x_NC, labels_N, classes, c)
+    used, places = torch.unique(x_NC.col_indices(), return_inverse=True)  # the others stay zero
+    x_NU = csr(x_NC.crow_indices(), places, x_NC.values(), (x_NC.shape[0], len(used)))
+    inner, bias = (_fit_rotated if len(x_NU) < min(len(used), _MOST_ROWS) else _fit)(x_NU, labels_N, classes, c)
+    weights = torch.zeros(x_NC.shape[1], inner.shape[1], dtype=torch.float64)
+    weights[used] = inner
+    return weights, bias
 
 
 def csr(ends: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -33,9 +37,41 @@ def csr(ends: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) ->
         return torch.sparse_csr_tensor(ends, columns, values, size=size, check_invariants=False)
 
 
+def _fit_rotated(x_NC: Tensor, labels_N: Tensor, classes: int, c: float) -> tuple[Tensor, Tensor]:
+    """The same optimum from fewer numbers: it lies in the span of the rows, and the penalty does not see rotations, so
+    that any rows with the same products will do, such as those of the triangle L with L L^T = X X^T."""
+    products_NN = _products(x_NC)
+    products_NN.diagonal().add_(_JITTER * products_NN.diagonal().mean())  # rows may be equal
+    lower_NN = torch.linalg.cholesky(products_NN)
+    inner, bias = _fit(lower_NN, labels_N, classes, c)
+    return _columns_first(x_NC) @ torch.linalg.solve_triangular(lower_NN.t(), inner, upper=True), bias
+
+
+def _products(x_NC: Tensor) -> Tensor:
+    """X X^T. Columns that many rows have are multiplied as dense blocks, the others as sparse ones."""
+    counts = torch.bincount(x_NC.col_indices(), minlength=x_NC.shape[1])
+    rows = torch.repeat_interleave(torch.arange(len(x_NC)), x_NC.crow_indices().diff())
+    common = counts[x_NC.col_indices()] > _COMMON
+    seldom = torch.stack((rows[~common], x_NC.col_indices()[~common]))
+    rare = torch.sparse_coo_tensor(seldom, x_NC.values()[~common], x_NC.shape, check_invariants=False)
+    found = torch.sparse.mm(rare, rare.t()).to_dense()
+    order = torch.cumsum(counts > _COMMON, 0) - 1
+    rows, places, values = rows[common], order[x_NC.col_indices()[common]], x_NC.values()[common]
+    for start in range(0, int(order[-1]) + 1, _BLOCK):
+        inside = (places >= start) & (places < start + _BLOCK)
+        block = torch.zeros(len(x_NC), _BLOCK, dtype=torch.float64)
+        block[rows[inside], places[inside] - start] = values[inside]
+        found.addmm_(block, block.t())
+    return found
+
+
+def _columns_first(x_NC: Tensor) -> Tensor:
+    return x_NC.t() if x_NC.layout == torch.strided else x_NC.t().to_sparse_csr()
+
+
 def _fit(x_NC: Tensor, labels_N: Tensor, classes: int, c: float) -> tuple[Tensor, Tensor]:
     size = 1 if classes == 2 else classes
-    back_CN = x_NC.t() if x_NC.layout == torch.strided else x_NC.t().to_sparse_csr()
+    back_CN = _columns_first(x_NC)
     target_NK = _targets(labels_N, size)
     weights = torch.zeros(x_NC.shape[1], size, dtype=torch.float64)
     bias = torch.zeros(size, dtype=torch.float64)
