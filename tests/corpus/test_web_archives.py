@@ -103,6 +103,22 @@ def test_a_damaged_member_costs_that_member(tmp_path: Path, damage: int):
     assert {item.kind for item in dead} == {"damaged record"}
 
 
+def test_places_hold_behind_damage_and_further_damage_costs_no_more(tmp_path: Path):
+    members = [gzip.compress(page(number)) for number in range(12)]
+    for number in (2, 7):
+        middle = len(members[number]) // 2
+        members[number] = members[number][:middle] + b"\xff" * 8 + members[number][middle + 8 :]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(members))
+    documents, dead = read(tmp_path)
+    assert [number for number in range(12) if number not in (2, 7)] == [
+        n for n in numbers(documents) if n not in (2, 7)
+    ]
+    starts = [sum(map(len, members[:number])) for number in range(12)]
+    places = {int(item.place.partition("@")[2]) for item in documents}
+    assert places >= {start for number, start in enumerate(starts) if number not in (2, 7)} and places <= set(starts)
+    assert len(dead) == 2
+
+
 @pytest.mark.parametrize("cut", [1, 20, 100, 250])
 @pytest.mark.parametrize("packed", [True, False])
 def test_an_archive_that_was_cut_off_gives_what_comes_before(tmp_path: Path, cut: int, packed: bool):

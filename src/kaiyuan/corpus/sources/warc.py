@@ -65,7 +65,7 @@ def _records(part: Part, source: Source, place: _Place) -> Iterator[Item]:
         stream.seek(place.begin)
         # Not strict: servers send header lines that follow no standard, and their pages are as good as others.
         for record in ArchiveIterator(stream, record_types=kinds, auto_decode="all", strict_mode=False):
-            place.last = place.begin + record.stream_pos
+            place.last = record.stream_pos  # in the file, wherever reading began
             place.records += 1
             place.hurt = False
             for item in _record(record, f"{part.name}@{place.last}", source, WarcRecordType.conversion):
