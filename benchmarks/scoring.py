@@ -20,10 +20,11 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import roc_auc_score
 
+from kaiyuan.corpus.scores.config import ScorerSettings
 from kaiyuan.corpus.scores.demo_set import demo_labels
 from kaiyuan.corpus.scores.encoders import NgramEncoder
 from kaiyuan.corpus.scores.labels import POSITIVE, Labelled, unique
-from kaiyuan.corpus.scores.training import CALIBRATE, FIT, ScorerSettings, train
+from kaiyuan.corpus.scores.training import CALIBRATE, FIT, train
 from kaiyuan.corpus.units import HAN
 
 ROUNDS = 5

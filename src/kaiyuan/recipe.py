@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from kaiyuan.corpus.pipeline import CorpusSettings
+from kaiyuan.corpus.scores.config import ScorerConfig
 from kaiyuan.corpus.sources.spec import Source, as_table
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.model.config import ModelConfig
@@ -84,6 +85,8 @@ class CorpusSection(CorpusSettings):
     workers: int = Field(default=2, ge=1)
     scorers: list[str] = []
     """Folders of scorers (``kaiyuan train-scorer``) whose scores are written into ``extra.scores``; docs/scores.md."""
+    scorer: ScorerConfig | None = None
+    """A scorer to train first: the config of ``kaiyuan train-scorer``."""
     mix_by: list[Literal["language", "domain", "quality"]] = []
     """What is added to labels for the mixture to choose by: ``web-en``, ``web-science``, ``web-best``."""
     best_share: float = Field(default=0.05, gt=0, le=1)
@@ -91,14 +94,15 @@ class CorpusSection(CorpusSettings):
 
     @model_validator(mode="after")
     def _scored(self) -> CorpusSection:
-        if not self.scorers and set(self.mix_by) & {"domain", "quality"}:
-            raise ValueError("mix_by: domain and quality need a scorer; name one in scorers")
+        if not self.scorers and self.scorer is None and set(self.mix_by) & {"domain", "quality"}:
+            raise ValueError("mix_by: domain and quality need a scorer; name one in scorers, or train one by scorer")
         return self
 
     def files_read(self) -> list[Path]:
         """Scorers and evaluation sets; ``kaiyuan.corpus.stage.states`` looks at the sources."""
         scorers = [Path(name) / file for name in self.scorers for file in ("scorer.json", "scorer.safetensors")]
-        return scorers + [Path(name) for name in self.decontaminate if name not in OWN_SETS]
+        labels = self.scorer.labels.files_read() if self.scorer is not None else []
+        return scorers + labels + [Path(name) for name in self.decontaminate if name not in OWN_SETS]
 
     def cleaning(self) -> CorpusSettings:
         """The settings of cleaning alone."""

@@ -6,9 +6,14 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
+from kaiyuan.corpus.scores import load_scorer
+from kaiyuan.corpus.scores.demo_set import demo_labels
 from kaiyuan.corpus.sources import demo_documents
 from kaiyuan.corpus.stage import DEAD, UNITS, training_documents
-from kaiyuan.files import read_json, read_jsonl
+from kaiyuan.errors import KaiyuanError
+from kaiyuan.files import read_json, read_jsonl, write_jsonl
 from kaiyuan.recipe import load_recipe
 from kaiyuan.run import execute
 
@@ -48,3 +53,31 @@ def test_files_of_several_formats_become_a_corpus(tmp_path: Path):
     before = {file: file.stat().st_mtime_ns for file in (run / UNITS).rglob("*.json*")}
     execute(load_recipe(path, ["corpus.min_chars=100"]), run, only="corpus", overwrite=True)
     assert before == {file: file.stat().st_mtime_ns for file in (run / UNITS).rglob("*.json*")}
+
+
+def test_a_scorer_is_trained_first_and_its_best_text_gets_a_label(tmp_path: Path):
+    texts = [document.text[:1500] for document in demo_documents() if document.language == "en"][:40]
+    write_jsonl(tmp_path / "rows.jsonl", ({"text": text} for text in texts))
+    labels = [row.row() for row in demo_labels(most=40)]
+    write_jsonl(tmp_path / "labels.jsonl", labels)
+    path, run = tmp_path / "recipe.toml", tmp_path / "run"
+    path.write_text(
+        RECIPE.format(files=json.dumps(str(tmp_path / "rows.jsonl")))
+        + 'mix_by = ["quality"]\nbest_share = 0.2\n[corpus.scorer]\n'
+        + f'labels = {{ file = "{tmp_path / "labels.jsonl"}" }}\n'
+        + 'scorer = { bits = 12, dimensions = ["quality"], calibration = "platt" }\n'
+    )
+    folder = execute(load_recipe(path), run, only="corpus")
+    report, scorer = read_json(folder / "report.json"), load_scorer(folder / "scorer" / "scorer")
+    assert report["scorer"]["labels"] == str(tmp_path / "labels.jsonl")
+    assert "AUC" in report["scorer"]["dimensions"]["quality"]
+    rows = list(read_jsonl(folder / "train.jsonl"))
+    assert [row["extra"]["scores"] for row in rows] == scorer.score([row["text"] for row in rows])
+    best = [row["extra"]["scores"]["quality"] for row in rows if row["label"] == "web-best"]
+    assert 6 <= len(best) <= 10
+    assert min(best) >= max(row["extra"]["scores"]["quality"] for row in rows if row["label"] == "web")
+    assert 'href="scorer/report.html"' in (folder / "report.html").read_text()
+    assert (folder / "scorer" / "report.html").exists()
+    write_jsonl(tmp_path / "labels.jsonl", labels[1:])
+    with pytest.raises(KaiyuanError, match=r"labels\.jsonl"):
+        execute(load_recipe(path), run, only="corpus")

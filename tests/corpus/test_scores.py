@@ -24,6 +24,7 @@ from kaiyuan.corpus.scores.calibration import (
     temperature,
 )
 from kaiyuan.corpus.scores.command import train_scorer
+from kaiyuan.corpus.scores.config import ScorerSettings
 from kaiyuan.corpus.scores.encoders import EmbeddingEncoder, NgramEncoder
 from kaiyuan.corpus.scores.judge import categories, messages_of
 from kaiyuan.corpus.scores.labels import Labelled, labelled
@@ -31,7 +32,7 @@ from kaiyuan.corpus.scores.linear import csr, fit
 from kaiyuan.corpus.scores.measures import auc, precision_recall
 from kaiyuan.corpus.scores.scorer import choice_of
 from kaiyuan.corpus.scores.toxicity import toxic_floor
-from kaiyuan.corpus.scores.training import ScorerSettings, train
+from kaiyuan.corpus.scores.training import train
 from kaiyuan.corpus.units import units
 from kaiyuan.errors import ConfigError, DataError
 

@@ -32,6 +32,9 @@ UNITS = "corpus.units"
 """Folder of the run where what was read is kept: other settings of cleaning need not read it again."""
 CLEANED = "corpus.cleaned"
 """Folder of the run where what was cleaned is kept: other settings of deduplication need not clean it again."""
+JUDGED = "corpus.judged"
+"""Folder of the run where a judge's labels are kept, since they were paid for."""
+SCORER = "scorer"
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def run(context: StageContext) -> dict[str, Any]:
     report = assemble(store, units, context.folder, groups=_groups(section, store, units))
     report["sources"] = counts
     store.prune(units)
-    _score(section, context.folder, report)
+    _score(context, report)
     held_out_share = context.recipe.synthesis.held_out_share
     generated = [
         *statement_documents(section.statements, seed, held_out_share),
@@ -68,15 +71,25 @@ def run(context: StageContext) -> dict[str, Any]:
     return report
 
 
-def _score(section: CorpusSection, folder: Path, report: dict[str, Any]) -> None:
+def _score(context: StageContext, report: dict[str, Any]) -> None:
     """Scores into the documents, and what the mixture chooses by into their labels."""
+    section, folder = context.recipe.corpus, context.folder
     paths = [folder / TRAIN, folder / HELD_OUT]
-    if section.scorers:
+    if section.scorers or section.scorer is not None:
         from kaiyuan.corpus.scores import load_scorer
         from kaiyuan.corpus.scores.apply import apply_scores
 
         documents = report["documents"]
         scorers = [load_scorer(name) for name in section.scorers]
+        if section.scorer is not None:
+            from kaiyuan.corpus.scores.command import make_scorer
+
+            scorers.append(make_scorer(section.scorer, folder / SCORER, context.run / JUDGED))
+            dimensions = scorers[-1].report["dimensions"]
+            report["scorer"] = {
+                "labels": scorers[-1].report["labels"],
+                "dimensions": {name: found["summary"] for name, found in dimensions.items()},
+            }
         apply_scores(paths, scorers, documents["train"] + documents["heldout"])
     if section.mix_by:
         from kaiyuan.corpus.scores.apply import relabel
@@ -101,7 +114,7 @@ def sources_of(section: CorpusSection) -> list[Source]:
     """What the recipe reads; the demo corpus is a source like the others."""
     if not section.demo and not section.files:
         raise DataError("the recipe names no text: set corpus.demo = true or corpus.files = [...]")
-    return [*([Source(path=PATH, format="demo", identity="content")] if section.demo else ()), *section.files]
+    return [*([Source(path=PATH, format="demo")] if section.demo else ()), *section.files]
 
 
 def states(recipe: Recipe) -> dict[str, str | None]:

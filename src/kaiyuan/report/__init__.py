@@ -28,7 +28,10 @@ def write_report(run: Path) -> Path:
 
         tokens = (data["counts"]["tokenizer"] or {}).get("shards")
         counted = read_json(run / "corpus" / "survey.json")
-        write_text(run / "corpus.html", corpus_page(data["name"], data["counts"]["corpus"], counted, tokens))
+        phases = read_json(path) if (path := run / "pretrain" / "mixture.json").exists() else None
+        length = ((data["recipe"] or {}).get("pretrain") or {}).get("sequence_length", 0)
+        about = corpus_page(data["name"], data["counts"]["corpus"], counted, tokens, "corpus/", phases, length)
+        write_text(run / "corpus.html", about)
     write_json(run / "report.json", data)
     write_text(run / "report.html", page(data))
     return run / "report.html"

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from kaiyuan.report.html import Markup, details, table, tag
+from kaiyuan.report.corpus_mixture import mixture_part
+from kaiyuan.report.html import Content, Markup, details, join, table, tag
 from kaiyuan.report.line_chart import Series, line_chart
 from kaiyuan.report.numbers import byte_count, integer, percent, quantity
 from kaiyuan.report.page import shell
@@ -19,8 +20,19 @@ _WAYS = (("source", "Source"), ("language", "Language"), ("label", "Label"), ("c
 _PARTS = {"train": "natural", "generated": "synthetic"}
 
 
-def corpus_page(name: str, report: Data, survey: Data, tokens: Data | None = None) -> Markup:
-    """``report`` and ``survey`` of the corpus stage; ``tokens`` by label, where the tokenizer has counted them."""
+def corpus_page(
+    name: str,
+    report: Data,
+    survey: Data,
+    tokens: Data | None = None,
+    folder: str = "",
+    phases: list[Data] | None = None,
+    sequence_length: int = 0,
+) -> Markup:
+    """``report`` and ``survey`` of the corpus stage; ``folder`` is the way from the page to the stage's folder.
+
+    Of later stages, where they are done: ``tokens`` by label, and the ``phases`` of the mixture that was trained on.
+    """
     head = tag(
         "header",
         tag("p", "kaiyuan 开元 · corpus report", class_="brand"),
@@ -28,8 +40,14 @@ def corpus_page(name: str, report: Data, survey: Data, tokens: Data | None = Non
         tag("p", _sentence(report, survey), class_="summary"),
         tag("div", *_tiles(report, survey, tokens), class_="tiles"),
     )
-    contents = tag("nav", *(tag("a", title, href=f"#{key}") for key, title in _CONTENTS.items()), aria_label="Contents")
-    parts = [_composition(survey, tokens), _removed(report, survey), _lengths(survey), _scores(survey)]
+    parts = [_composition(report, survey, tokens), _removed(report, survey), _lengths(survey),
+             _scores(report, survey, folder)]  # fmt: skip
+    titles = dict(_CONTENTS)
+    if phases:
+        synthetic = {row["label"] for row in survey["groups"] if row["split"] == "generated"}
+        parts.append(mixture_part(phases, sequence_length, tokens or {}, synthetic))
+        titles["mixture"] = "Mixture"
+    contents = tag("nav", *(tag("a", title, href=f"#{key}") for key, title in titles.items()), aria_label="Contents")
     return shell(f"{name} · kaiyuan corpus report", head, contents, tag("main", *parts))
 
 
@@ -66,7 +84,7 @@ def _sum(survey: Data, split: str) -> int:
     return sum(row["bytes"] for row in survey["groups"] if row["split"] == split)
 
 
-def _composition(survey: Data, tokens: Data | None) -> Markup:
+def _composition(report: Data, survey: Data, tokens: Data | None) -> Markup:
     tables = [_by(survey, key, title) for key, title in _WAYS]
     natural = [[_PARTS[split], *_cells(_count(survey, split), survey)] for split in _PARTS if _sum(survey, split)]
     tables.append(table(_columns("Origin"), natural, "By origin", "figures"))
@@ -74,9 +92,23 @@ def _composition(survey: Data, tokens: Data | None) -> Markup:
         total = sum(row["tokens"] for row in tokens.values())
         rows = [[label, quantity(row["tokens"]), _bar(row["tokens"] / max(total, 1))] for label, row in tokens.items()]
         tables.append(table(["Label", "tokens", "share"], rows, "Tokens", "figures"))
-    lead = "Text to train on, generated text included; shares are of its bytes."
+    lead = (
+        "Text to train on, generated text included; shares are of its bytes. What could not be read is in dead.jsonl "
+        "of the stage, record by record."
+    )
     shown = [found for found in tables if found]
-    return section("composition", "Composition", lead, tag("div", *shown, class_="tables"))
+    return section("composition", "Composition", lead, tag("div", *shown, class_="tables"), _as_read(report))
+
+
+def _as_read(report: Data) -> Markup | None:
+    """What became of the records of each source that the recipe names."""
+    rows = []
+    for name, counts in report.get("sources", {}).items():
+        why = ", ".join(f"{kind} {integer(count)}" for kind, count in counts.get("kinds", {}).items())
+        numbers = [integer(counts[key]) for key in ("documents", "dead", "skipped")]
+        rows.append([name, *numbers, byte_count(counts["bytes"]), tag("span", why, class_="why")])
+    head = ["Source", "documents", "damaged", "left out", "size", tag("span", "why", class_="why")]
+    return table(head, rows, "As it was read", "figures") if rows else None
 
 
 def _columns(first: str) -> list[str]:
@@ -161,12 +193,17 @@ def _lengths(survey: Data) -> Markup:
     )
 
 
-def _scores(survey: Data) -> Markup:
+def _scores(report: Data, survey: Data, folder: str) -> Markup:
     charts = [_score(_TITLES[name], found) for name, found in survey["scores"].items()]
     if not charts:
         missing = tag("span", "No scorer was used: name one in ", tag("code", "corpus.scorers"), ".")
         return section("scores", "Scores", missing)
-    lead = "Probability that a judge would say yes, as the scorer has learnt it; docs/scores.md says from what."
+    lead: Content = (
+        "Probability that a judge would say yes, as the scorer has learnt it; docs/scores.md says from what."
+    )
+    if trained := report.get("scorer"):
+        page = tag("a", "scorer report", href=f"{folder}scorer/report.html")
+        lead = join((lead, f" Labels: {trained['labels']}. How well it does on text that it has not seen: ", page, "."))
     return section("scores", "Scores", lead, tag("div", *charts, class_="charts"))
 
 

@@ -30,7 +30,7 @@ def report_data(run: Path) -> dict[str, Any]:
         "sft": alignment_data(files, "sft"),
         "dpo": alignment_data(files, "dpo"),
         "evaluation": evaluation_data(files.results()),
-        "sources": _sources(recipe),
+        "sources": _sources(recipe, files.report("corpus")),
         "recipe": recipe or None,
         "versions": files.versions() or None,
         "time": _time(files),
@@ -56,15 +56,20 @@ def _costs(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _sources(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+def _sources(recipe: dict[str, Any], corpus: dict[str, Any]) -> list[dict[str, Any]]:
     """What text the corpus is made of, with licences as far as they are known."""
-    section = recipe.get("corpus") or {}
-    own = [{"name": name, "licence": None, "origin": "your own files"} for name in section.get("files", [])]
-    if not section.get("demo"):
-        return own
-    from kaiyuan.corpus.sources import demo_sources
+    from kaiyuan.corpus.sources.demo import PATH, demo_sources
 
-    return [*(asdict(source) for source in demo_sources()), *own]
+    section, counted = recipe.get("corpus") or {}, corpus.get("sources", {})
+    own = []
+    for source in section.get("files", []):
+        path, count = source["path"], counted.get(source["path"], {})
+        own.append({
+            "name": source["name"] or path, "licence": source["licence"] or None, "language": source["language"],
+            "documents": count.get("documents"), "bytes": count.get("bytes"),
+            "origin": "comes with kaiyuan" if path.startswith(PATH) else path,
+        })  # fmt: skip
+    return [*(asdict(source) for source in demo_sources() if section.get("demo")), *own]
 
 
 def _time(files: RunFiles) -> dict[str, Any]:

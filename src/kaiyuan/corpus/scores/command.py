@@ -3,94 +3,42 @@
 from __future__ import annotations
 
 import heapq
-import tomllib
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from rich.console import Console
 
+from kaiyuan.corpus.scores.config import LabelsSection, ScorerConfig, load_scorer_config
 from kaiyuan.corpus.scores.demo_set import demo_labels
 from kaiyuan.corpus.scores.embeddings import endpoint_embedding, model_embedding
 from kaiyuan.corpus.scores.encoders import EmbeddingEncoder, Encoder, NgramEncoder
 from kaiyuan.corpus.scores.labels import Labelled, read_labels
 from kaiyuan.corpus.scores.report import scorer_page, show
 from kaiyuan.corpus.scores.scorer import LinearScorer
-from kaiyuan.corpus.scores.training import ScorerSettings, train
+from kaiyuan.corpus.scores.training import train
 from kaiyuan.corpus.sources import Document
-from kaiyuan.corpus.sources.spec import Source, as_table
-from kaiyuan.errors import ConfigError, listing
 from kaiyuan.files import write_jsonl, write_text
-from kaiyuan.settings import Settings, problems_of
-from kaiyuan.synthesis.llm.config import Client, Endpoint
-
-
-class LabelsSection(Settings):
-    """Where labels come from: exactly one of the three."""
-
-    file: str = ""
-    """JSON Lines; see docs/scores.md."""
-    demo: bool = False
-    documents: list[Annotated[Source, BeforeValidator(as_table)]] = []
-    """What a judge labels: sources as in a recipe."""
-    judge: Endpoint | None = None
-    client: Client = Client()
-    limit: int = Field(default=2000, ge=1)
-    """Documents that are judged, evenly spread over what there is."""
-
-    @model_validator(mode="after")
-    def _one(self) -> LabelsSection:
-        if sum((bool(self.file), self.demo, bool(self.documents))) != 1:
-            raise ValueError("give one of file, demo = true, or documents with a judge")
-        if bool(self.documents) != (self.judge is not None):
-            raise ValueError("documents and judge go together")
-        return self
-
-
-class EmbeddingSection(Settings):
-    """Vectors in place of n-grams: of an endpoint, or of a model folder."""
-
-    base_url: str = ""
-    model: str
-    """The endpoint's name of it; without ``base_url`` a model folder."""
-    api_key_env: str = ""
-
-
-class ScorerConfig(Settings):
-    """A config of ``kaiyuan train-scorer``."""
-
-    labels: LabelsSection
-    scorer: ScorerSettings = ScorerSettings()
-    embedding: EmbeddingSection | None = None
-
-
-def load_scorer_config(path: Path) -> ScorerConfig:
-    """A ``ConfigError`` names the file and everything that is wrong with it."""
-    try:
-        return ScorerConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
 
 
 def train_scorer(path: Path, out: Path) -> LinearScorer:
     """Write the scorer into ``out``, with labels.jsonl (those of a judge) and report.html; shows the report."""
-    config = load_scorer_config(path)
-    rows = _labels(config.labels, out)
+    scorer = make_scorer(load_scorer_config(path), out, out)
+    show(scorer.report, Console(highlight=False))
+    return scorer
+
+
+def make_scorer(config: ScorerConfig, out: Path, paid: Path) -> LinearScorer:
+    """Write the scorer and its report into ``out``, and what a judge has said into ``paid``."""
+    rows = _labels(config.labels, paid)
     scorer = train(rows, _encoder(config), config.scorer)
     scorer.report["labels"] = _origin(config.labels)
     scorer.save(out / "scorer")
     write_text(out / "report.html", scorer_page(scorer.report))
-    show(scorer.report, Console(highlight=False))
     return scorer
 
 
 def _labels(section: LabelsSection, out: Path) -> list[Labelled]:
     if section.demo:
-        return demo_labels()
+        return demo_labels(most=section.demo_pieces)
     if section.file:
         return read_labels(Path(section.file))
     from kaiyuan.corpus.scores.judge import judge

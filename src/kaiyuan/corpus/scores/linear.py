@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -40,11 +42,23 @@ def csr(ends: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) ->
 def _fit_rotated(x_NC: Tensor, labels_N: Tensor, classes: int, c: float) -> tuple[Tensor, Tensor]:
     """The same optimum from fewer numbers: it lies in the span of the rows, and the penalty does not see rotations, so
     that any rows with the same products will do, such as those of the triangle L with L L^T = X X^T."""
-    products_NN = _products(x_NC)
-    products_NN.diagonal().add_(_JITTER * products_NN.diagonal().mean())  # rows may be equal
-    lower_NN = torch.linalg.cholesky(products_NN)
-    inner, bias = _fit(lower_NN, labels_N, classes, c)
-    return _columns_first(x_NC) @ torch.linalg.solve_triangular(lower_NN.t(), inner, upper=True), bias
+    with _one_thread():
+        products_NN = _products(x_NC)
+        products_NN.diagonal().add_(_JITTER * products_NN.diagonal().mean())  # rows may be equal
+        lower_NN = torch.linalg.cholesky(products_NN)
+        inner, bias = _fit(lower_NN, labels_N, classes, c)
+        return _columns_first(x_NC) @ torch.linalg.solve_triangular(lower_NN.t(), inner, upper=True), bias
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hundreds of products of a millisecond each: on a machine with other work, threads would mostly wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _products(x_NC: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from kaiyuan.corpus.scores.calibration import Calibration, isotonic, platt, temperature
+from kaiyuan.corpus.scores.config import ScorerSettings
 from kaiyuan.corpus.scores.encoders import Encoder
 from kaiyuan.corpus.scores.labels import POSITIVE, Labelled, unique
 from kaiyuan.corpus.scores.linear import csr, fit
@@ -18,25 +18,11 @@ from kaiyuan.corpus.scores.measures import measure_choice, measure_yes
 from kaiyuan.corpus.scores.scorer import CATEGORY, Head, LinearScorer
 from kaiyuan.errors import DataError
 from kaiyuan.progress import say
-from kaiyuan.settings import Settings
 
 FIT, CALIBRATE = 14, 17
 """Of 20 parts by hash: below 14 to fit, below 17 to calibrate, the others to measure."""
 _FEWEST = 5
 """Examples of each kind that each part must have."""
-
-
-class ScorerSettings(Settings):
-    """How scorers are trained."""
-
-    bits: int = Field(default=18, ge=8, le=24)
-    """Columns for n-grams: 2 to this power."""
-    c: float = Field(default=10.0, gt=0)
-    """Weight of the labels against the L2 penalty."""
-    calibration: Literal["isotonic", "platt"] = "isotonic"
-    dimensions: list[Literal["quality", "educational", "toxicity", "category"]] = [
-        "quality", "educational", "toxicity", "category",
-    ]  # fmt: skip
 
 
 def train(rows: Sequence[Labelled], encoder: Encoder, settings: ScorerSettings) -> LinearScorer:

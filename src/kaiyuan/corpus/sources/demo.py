@@ -20,7 +20,8 @@ from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.errors import DataError
 
 PATH = "demo:"
-"""What names the demo corpus as the path of a source."""
+"""What names the demo corpus as the path of a source; with a name behind it, one of the files of ``data/raw``, which
+are as dirty as such files are (``tools/build_demo_raw.py``)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ def demo_sources() -> list[SourceInfo]:
     """The files of the demo corpus, in the order in which ``demo_documents`` reads them."""
     entries = json.loads(files("kaiyuan.corpus").joinpath("data", "sources.json").read_text(encoding="utf-8"))
     return [SourceInfo(**entry) for entry in entries]
+
+
+def located(source: Source) -> Source:
+    """``source`` with the place of the file where it names one of the package's; these are known by their content."""
+    if not source.path.startswith(PATH):
+        return source
+    known = {"identity": "content"}
+    if name := source.path.removeprefix(PATH):
+        raw = Path(str(files("kaiyuan.corpus").joinpath("data", "raw")))
+        path = raw / name
+        if not path.resolve().is_relative_to(raw.resolve()) or not path.exists():
+            names = ", ".join(PATH + path.name for path in sorted(raw.iterdir()))
+            raise DataError(f"{source.path}: no such file in the package; there are {names}")
+        known["path"] = str(path)
+    return source.model_copy(update=known)
 
 
 def demo_documents() -> Iterator[Document]:

@@ -29,7 +29,7 @@ def find_parts(source: Source) -> Iterator[Found]:
         for part in demo.find():
             yield part, "demo"
     else:
-        yield from find(source)
+        yield from find(demo.located(source))
 
 
 def read_part(part: Part, source: Source) -> Iterator[Item]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from kaiyuan.corpus.sources.demo import located
 from kaiyuan.corpus.sources.parts import Found, Part
 from kaiyuan.corpus.sources.reading import find_parts
 from kaiyuan.corpus.sources.spec import Format, Source
@@ -49,7 +50,7 @@ def plan(sources: Sequence[Source], *, unit_bytes: int = UNIT_BYTES, step: str =
     """
     units: list[Unit] = []
     seen: dict[str, int] = {}
-    for origin, source in enumerate(sources):
+    for origin, source in enumerate(map(located, sources)):
         named = source if source.name else source.model_copy(update={"name": _name(source)})
         dataset = ""
         for found, parts in _groups(named, unit_bytes):
