@@ -132,9 +132,10 @@ def teach(folder: Path, items: Iterable[Sample]) -> LinearScorer:
 
     Its report says which share of the held-out ones it gets right. ``DataError`` if there are too few.
     """
+    from kaiyuan.corpus.scores.config import ScorerSettings
     from kaiyuan.corpus.scores.encoders import NgramEncoder
     from kaiyuan.corpus.scores.labels import Labelled
-    from kaiyuan.corpus.scores.training import ScorerSettings, train
+    from kaiyuan.corpus.scores.training import train
 
     known = standings(read_log(folder / DECISIONS))
     rows = []
