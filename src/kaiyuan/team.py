@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-TOGETHER = ("pretrain", "extend", "sft")
+TOGETHER = ("pretrain", "extend", "sft", "dpo")
 """Stages that all processes work at; the first does the others alone while the rest wait."""
 _PATIENCE = datetime.timedelta(days=30)
 

@@ -148,3 +148,20 @@ def test_every_row_comes_once_an_epoch_in_a_new_order() -> None:
         assert torch.equal(source.batch(step, None).ids_BT, batches[step].ids_BT)  # type: ignore[arg-type]
     other = ChatSource(rows, batch_size=4, epochs=2, seed=1)
     assert any(not torch.equal(other.batch(step, None).ids_BT, batches[step].ids_BT) for step in range(2))  # type: ignore[arg-type]
+
+
+def test_rows_that_fill_the_last_batch_weigh_nothing() -> None:
+    rows = pack([sample(n, n + 1, n + 2, trained=1) for n in range(10)], 4, PAD)
+    plain = ChatSource(rows, 4, 2, 3)
+    filled = ChatSource(rows, 4, 2, 3, multiple=4)
+    assert plain.steps == filled.steps == 6
+    for step in range(6):
+        one, other = (source.batch(step, None) for source in (plain, filled))  # type: ignore[arg-type]
+        count = len(one.ids_BT)
+        assert (count, len(other.ids_BT)) == ((2, 4) if step % 3 == 2 else (4, 4))
+        for name in ("ids_BT", "targets_BT", "weights_BT", "documents_BT"):
+            assert torch.equal(getattr(other, name)[:count], getattr(one, name))
+        assert not other.weights_BT[count:].any()
+        assert one.weights_BT.any(1).all()
+    tiny = ChatSource(rows[:1], 8, 1, 3, multiple=8).batch(0, None)  # type: ignore[arg-type]
+    assert len(tiny.ids_BT) == 8 and tiny.weights_BT.any(1).sum() == 1

@@ -9,6 +9,7 @@ Shapes: P pairs, R = 2P rows, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +58,14 @@ class DPOObjective:
     beta: float = 0.1
     sft_weight: float = 0.0
     label_smoothing: float = 0.0
+    row_sums: Callable[[Tensor], Tensor] = lambda sums_R: sums_R
+    """From sums over this process's tokens of each row to sums over whole rows."""
+    ranks_a_row: int = 1
+    """Processes that hold tokens of the same rows, each of which computes the rows' loss."""
 
     def __call__(self, model: Transformer, part: Batch, whole: Batch) -> Loss:
-        sums_R, token_RT, features = answer_log_probs(model, part)
+        own_R, token_RT, features = answer_log_probs(model, part)
+        sums_R = self.row_sums(own_R)
         policy_P2, reference_P2 = sums_R.view(-1, 2), part.extra["reference"].view(-1, 2)
         losses_P, chosen_P, rejected_P = dpo_loss(
             policy_P2[:, 0], policy_P2[:, 1], reference_P2[:, 0], reference_P2[:, 1], self.beta, self.label_smoothing
@@ -67,18 +73,18 @@ class DPOObjective:
         pairs = len(whole.ids_BT) // 2
         preference = losses_P.sum() / pairs
         likelihood = -token_RT[::2].sum() / whole.weights_BT[::2].sum()
-        total = preference + self.sft_weight * likelihood
+        counted = pairs * self.ranks_a_row
         means = {
-            "loss": total.detach(),
-            "dpo_loss": preference.detach(),
+            "dpo_loss": losses_P.detach().sum() / counted,
             "sft_loss": likelihood.detach(),
-            "chosen_reward": chosen_P.sum() / pairs,
-            "rejected_reward": rejected_P.sum() / pairs,
-            "margin": (chosen_P - rejected_P).sum() / pairs,
-            "accuracy": (chosen_P > rejected_P).float().sum() / pairs,
-            "chosen_logprob": sums_R[::2].detach().sum() / pairs,
+            "chosen_reward": chosen_P.sum() / counted,
+            "rejected_reward": rejected_P.sum() / counted,
+            "margin": (chosen_P - rejected_P).sum() / counted,
+            "accuracy": (chosen_P > rejected_P).float().sum() / counted,
+            "chosen_logprob": sums_R[::2].detach().sum() / counted,
         }
-        return Loss(total, means, features)
+        means["loss"] = means["dpo_loss"] + self.sft_weight * means["sft_loss"]
+        return Loss(preference + self.sft_weight * likelihood, means, features)
 
 
 @torch.no_grad()

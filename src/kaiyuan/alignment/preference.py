@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from kaiyuan.alignment.dpo import reference_log_probs
+from kaiyuan.alignment.division import ALONE, Alone
 from kaiyuan.errors import DataError
 from kaiyuan.files import read_jsonl
 from kaiyuan.inference import Completion, Engine
@@ -119,23 +119,30 @@ class OnlineSampler:
     tokenizer: Tokenizer
     sampler: Callable[[Transformer, Tokenizer], Sampler] = Engine
 
-    def pairs(self, model: Transformer, step: int, count: int) -> tuple[list[PreferencePair], dict[str, float]]:
+    def pairs(
+        self, model: Transformer, step: int, count: int, division: Alone = ALONE
+    ) -> tuple[list[PreferencePair], dict[str, float]]:
         """At most ``count`` pairs and what was seen on the way; half of the prompts asked may teach nothing."""
         asked = min(2 * count, len(self.prompts))
         chosen = Random(f"online {self.seed} {step}").sample(range(len(self.prompts)), asked)
-        params = [replace(self.params, seed=mix_seed(self.seed, step, index)) for index in chosen]
-        sampler = self.sampler(model, self.tokenizer)
-        completions = sampler.generate([self.prompts[index] for index in chosen], params)
-        pairs, rewards = [], []
-        for place, index in enumerate(chosen):
-            group = completions[place * self.params.n : (place + 1) * self.params.n]
-            found = [self.reward(index, completion.text) for completion in group]
-            rewards += found
-            pair = best_against_worst(self.prompts[index], group, found, self.tokenizer.eos_id)
-            if pair is not None:
-                pairs.append(pair)
+        found = division.joined(self._answered(model, step, division.share(chosen)))
+        pairs = [pair for _, pair in found if pair is not None]
+        rewards = [reward for group, _ in found for reward in group]
         mean = sum(rewards) / max(len(rewards), 1)
         return pairs[:count], {"sample_reward": mean, "mixed_prompts": len(pairs) / max(asked, 1)}
+
+    def _answered(
+        self, model: Transformer, step: int, chosen: Sequence[int]
+    ) -> list[tuple[list[float], PreferencePair | None]]:
+        """The rewards of the answers to each chosen prompt, and the pair they make if they differ."""
+        params = [replace(self.params, seed=mix_seed(self.seed, step, index)) for index in chosen]
+        completions = self.sampler(model, self.tokenizer).generate([self.prompts[index] for index in chosen], params)
+        found = []
+        for place, index in enumerate(chosen):
+            group = completions[place * self.params.n : (place + 1) * self.params.n]
+            rewards = [self.reward(index, completion.text) for completion in group]
+            found.append((rewards, best_against_worst(self.prompts[index], group, rewards, self.tokenizer.eos_id)))
+        return found
 
 
 class PreferenceSource:
@@ -155,21 +162,25 @@ class PreferenceSource:
         online_share: float,
         pad_id: int,
         seed: int,
+        division: Alone = ALONE,
     ) -> None:
         if not offline:
             raise DataError("there are no offline preference pairs, which also stand in for missing online ones")
         self.offline, self.online, self.reference = offline, online, reference
         self.pairs, self.online_pairs = pairs, round(pairs * online_share)
-        self.pad_id, self.seed = pad_id, seed
+        self.pad_id, self.seed, self.division = pad_id, seed, division
 
     def batch(self, step: int, model: Transformer) -> Batch:
-        online, metrics = self.online.pairs(model, step, self.online_pairs) if self.online_pairs else ([], {})
+        online, metrics = list[PreferencePair](), dict[str, float]()
+        if self.online_pairs and (policy := self.division.policy(model)) is not None:
+            online, metrics = self.online.pairs(policy, step, self.online_pairs, self.division)
+            del policy
         missing = self.pairs - len(online)
         rng = Random(f"offline {self.seed} {step}")
         fill = (
             rng.sample(self.offline, missing) if missing <= len(self.offline) else rng.choices(self.offline, k=missing)
         )
-        batch = collate([*online, *fill], self.pad_id)
-        batch.extra["reference"] = reference_log_probs(self.reference, batch.to(self.reference.device)).cpu()
+        batch = collate([*online, *fill], self.pad_id, self.division.multiple)
+        batch.extra["reference"] = self.division.reference(self.reference, batch)
         batch.metrics.update(metrics, online_pairs=len(online))
         return batch

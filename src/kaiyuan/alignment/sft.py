@@ -112,14 +112,23 @@ class Rows(Protocol):
 
 
 class ChatSource:
-    """Batches of packed rows and of ``plain`` ones, in a new order every epoch. A batch depends on the step alone."""
+    """Batches of packed rows and of ``plain`` ones, in a new order every epoch. A batch depends on the step alone.
+
+    The last batch of an epoch has what is left, filled up to a ``multiple`` of rows by some that weigh nothing.
+    """
 
     def __init__(
-        self, rows: Sequence[PackedRow], batch_size: int, epochs: int, seed: int, plain: Rows | None = None
+        self,
+        rows: Sequence[PackedRow],
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        plain: Rows | None = None,
+        multiple: int = 1,
     ) -> None:
         if not rows:
             raise DataError("there are no samples to train on")
-        self.rows, self.seed, self.plain = rows, seed, plain
+        self.rows, self.seed, self.plain, self.multiple = rows, seed, plain, multiple
         self.rows_an_epoch = len(rows) + (plain.per_epoch if plain else 0)
         self.batch_size = min(batch_size, self.rows_an_epoch)
         self.per_epoch = -(-self.rows_an_epoch // self.batch_size)
@@ -130,7 +139,13 @@ class ChatSource:
     def batch(self, step: int, model: Transformer) -> Batch:
         epoch, number = divmod(step, self.per_epoch)
         chosen = self._order_of(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
-        return stack([self._row(epoch, index) for index in chosen])
+        batch = stack([self._row(epoch, index) for index in chosen])
+        surplus = -len(chosen) % self.multiple
+        if not surplus:
+            return batch
+        filled = batch.rows(torch.arange(len(chosen) + surplus) % len(chosen))
+        filled.weights_BT[len(chosen) :] = 0.0
+        return filled
 
     def _row(self, epoch: int, index: int) -> PackedRow:
         if self.plain is None or index < len(self.rows):

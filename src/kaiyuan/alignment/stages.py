@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kaiyuan.alignment.chat_data import PlainText, read_chats, weighted
+from kaiyuan.alignment.division import ALONE, Together
 from kaiyuan.alignment.dpo import DPOObjective
 from kaiyuan.alignment.preference import OnlineSampler, PreferenceSource, offline_pairs
 from kaiyuan.alignment.sft import ChatSource, pack
@@ -38,14 +40,15 @@ def run_sft(context: StageContext) -> dict[str, Any]:
     samples, data = _conversations(context, section, tokenizer)
     packed = pack(samples, section.sequence_length, tokenizer.pad_id)
     plain = _plain_text(context, section, len(packed))
-    source = ChatSource(packed, section.batch_size, section.epochs, run.seed + 100, plain)
+    model = trainable(source_folder, context)
+    parallel = layout_of(context.recipe, model.device)
+    multiple = 1 if parallel is None else parallel.layout.data_ranks * section.micro_batches
+    source = ChatSource(packed, section.batch_size, section.epochs, run.seed + 100, plain, multiple)
     used = sum(len(sample.ids) for sample in samples) / (len(packed) * section.sequence_length)
     plain_rows = plain.per_epoch if plain else 0
     say(f"sft: {len(samples)} samples in {len(packed)} rows ({used:.0%} full), {plain_rows} rows of plain text, "
         f"{source.steps} steps")  # fmt: skip
     settings = trainer_settings(section, run, source.steps, seed=run.seed + 100)
-    model = trainable(source_folder, context)
-    parallel = layout_of(context.recipe, model.device)
     trainer = Trainer("sft", model, source, language_model_loss, settings, context.folder, parallel=parallel)
     report = finish(context.folder, model, trainer.fit(), tokenizer, trainer)
     return {**report, "data": data, "rows": len(packed), "plain_rows": plain_rows}
@@ -99,19 +102,24 @@ def run_dpo(context: StageContext) -> dict[str, Any]:
         run.seed + 200,
         tokenizer,
     )
+    reference = trainable(source_folder, context).eval().requires_grad_(False)
+    parallel = layout_of(context.recipe, reference.device)
+    objective = DPOObjective(section.beta, section.sft_weight)
+    if parallel is not None:
+        objective = replace(objective, row_sums=parallel.row_sums, ranks_a_row=parallel.ranks_a_row)
     source = PreferenceSource(
         offline,
         online,
-        trainable(source_folder, context).eval().requires_grad_(False),
+        reference,
         pairs=section.batch_size,
         online_share=section.online_share,
         pad_id=tokenizer.pad_id,
         seed=run.seed + 200,
+        division=ALONE if parallel is None else Together(parallel, reference),
     )
     settings = trainer_settings(section, run, section.steps, seed=run.seed + 200, ema_decay=section.ema_decay)
     model = trainable(source_folder, context)
-    objective = DPOObjective(section.beta, section.sft_weight)
-    trainer = Trainer("dpo", model, source, objective, settings, context.folder)
+    trainer = Trainer("dpo", model, source, objective, settings, context.folder, parallel=parallel)
     return finish(context.folder, model, trainer.fit(), tokenizer, trainer)
 
 

@@ -36,8 +36,8 @@ class Batch:
         """Positions computed, padding included."""
         return self.ids_BT.numel()
 
-    def rows(self, part: slice) -> Batch:
-        """The same batch with only some rows."""
+    def rows(self, part: slice | Tensor) -> Batch:
+        """The same batch with only some rows, by a slice or by their numbers."""
         return self._map(lambda value: value[part])
 
     def to(self, device: torch.device | str) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ def shard_model(model: Transformer, mesh: Mesh) -> None:
     With a compute dtype under float32 weights travel in it and gradients are added up in float32. The router stays
     float32 on the way too.
     """
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")  # nothing is added in place
     dtype = model.compute_dtype
     narrow = dtype is not None and dtype != torch.float32
     policy = MixedPrecisionPolicy(dtype, torch.float32) if narrow else MixedPrecisionPolicy()

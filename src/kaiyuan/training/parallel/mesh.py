@@ -45,6 +45,11 @@ class Mesh:
         """The ranks that together hold all tokens of a micro-batch: all of this pipeline stage."""
         return self._flat(*DIMS[1:]).get_group()
 
+    @cached_property
+    def sequence(self) -> ProcessGroup:
+        """The ranks that together hold all tokens of the same rows."""
+        return self._flat("context", "tensor").get_group()
+
     @property
     def token_ranks(self) -> int:
         return self.layout.size // self.layout.pipeline

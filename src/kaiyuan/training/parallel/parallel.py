@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -96,6 +96,37 @@ class Parallel:
             raise ConfigError(f"[parallel] pipeline={self.layout.pipeline} needs as many micro_batches, not "
                               f"{micro_batches}")  # fmt: skip
         self.layout.check(model.config, rows // micro_batches, length)
+        if rows // micro_batches // self.layout.data_ranks % batch.group:
+            raise ConfigError(f"[parallel] a micro-batch of {rows // micro_batches // batch.group} pairs cannot be "
+                              f"divided among {self.layout.data_ranks} data ranks")  # fmt: skip
+
+    def divides(self, model: nn.Module) -> bool:
+        """Whether ``model`` has been divided."""
+        return any(isinstance(weight, DTensor) for weight in model.parameters())
+
+    @torch.no_grad()
+    def everywhere(self, model: Transformer) -> Transformer:
+        """A whole copy of a divided model for this rank alone, for evaluation. All ranks must call it."""
+        with torch.device("meta"):
+            copy = Transformer(model.config, model.compute_dtype)
+        weights = {name: cast(DTensor, value).full_tensor() for name, value in model.state_dict().items()}
+        copy.load_state_dict(weights, assign=True)
+        return copy.requires_grad_(False).eval()
+
+    @property
+    def ranks_a_row(self) -> int:
+        """How many ranks hold tokens of the same rows."""
+        return self.layout.context * self.layout.tensor
+
+    def row_sums(self, own_R: Tensor) -> Tensor:
+        """Sums over whole rows of what this rank's tokens contribute. Their gradient goes to this rank's part alone:
+        the other ranks, which compute the same from the sums, take care of theirs.
+        """
+        if self.ranks_a_row == 1:
+            return own_R
+        whole_R = own_R.detach().clone()
+        dist.all_reduce(whole_R, group=self.mesh.sequence)
+        return own_R + (whole_R - own_R.detach())
 
     @property
     def number(self) -> int:
