@@ -45,8 +45,7 @@ def build(config: ModelConfig = TINY, quantize: str | None = None) -> Transforme
 def with_kernels(model: Transformer, *, invariant: bool = False, **settings: Any) -> Engine:
     engine = Engine(model, cache_tokens=1024, **settings)
     decoder = Decoder(model, engine.cache, 64, engine.context, graphs=DEVICE == "cuda", invariant=invariant)
-    if not invariant:
-        decoder._how = decoder._how._replace(splits=2)  # the interpreter is slow
+    decoder._how = decoder._how._replace(splits=2)  # the interpreter is slow
     engine.decoder = decoder
     if invariant:
         engine._batch_invariant, engine._runner = True, decoder.runner()
@@ -107,12 +106,14 @@ def test_sampling_penalties_and_top_logprobs_go_one_step_at_a_time(model: Transf
 
 
 def test_ends_within_a_burst(model: Transformer) -> None:
+    """By a token or by the number of tokens, a token before the end of a burst or after it."""
     whole = without(model).generate(PROMPTS, GREEDY)
-    for stop_at in (BURST - 1, BURST + 1):
-        stops = [replace(GREEDY, stop_token_ids=(answer.token_ids[stop_at],)) for answer in whole]
-        same(with_kernels(model).generate(PROMPTS, stops), without(model).generate(PROMPTS, stops))
-        short = replace(GREEDY, max_tokens=stop_at)
-        same(with_kernels(model).generate(PROMPTS, short), without(model).generate(PROMPTS, short))
+    for even, odd in ((BURST - 1, BURST + 1), (BURST + 1, BURST - 1)):
+        ends = [
+            replace(GREEDY, max_tokens=odd) if number % 2 else replace(GREEDY, stop_token_ids=(answer.token_ids[even],))
+            for number, answer in enumerate(whole)
+        ]
+        same(with_kernels(model).generate(PROMPTS, ends), without(model).generate(PROMPTS, ends))
 
 
 def test_a_burst_leaves_what_the_prefix_cache_may_keep(model: Transformer) -> None:
@@ -144,17 +145,18 @@ def test_guesses_and_bursts_get_along(model: Transformer) -> None:
 
 def test_batch_invariant_logits_are_equal_to_the_bit(model: Transformer) -> None:
     """Alone or beside others, in one piece or in chunks, with or without a cached prefix."""
-    params = replace(GREEDY, logprobs=5, max_tokens=3)
-    alone = [with_kernels(model, invariant=True).generate([prompt], params)[0] for prompt in PROMPTS]
-    together = with_kernels(model, invariant=True).generate(PROMPTS, params)
-    chunked = with_kernels(model, invariant=True, max_num_batched_tokens=17).generate(PROMPTS, params)
+    params = replace(GREEDY, logprobs=5, max_tokens=2)
+    prompts = [[5, 9, 13], list(range(34))]
+    alone = [with_kernels(model, invariant=True).generate([prompt], params)[0] for prompt in prompts]
+    together = with_kernels(model, invariant=True).generate(prompts, params)
+    chunked = with_kernels(model, invariant=True, max_num_batched_tokens=17).generate(prompts, params)
     engine = with_kernels(model, invariant=True)
-    engine.generate([PROMPTS[1] + [1, 2]], params)
-    cached = engine.generate(PROMPTS, params)
+    engine.generate([prompts[1]], replace(params, max_tokens=1))
+    cached = engine.generate(prompts, params)
     assert cached[1].cached_tokens == 32
     for others in (together, chunked, cached):
         assert [answer.tops for answer in others] == [answer.tops for answer in alone]
-    same(alone, without(model).generate(PROMPTS, params))
+    same(alone, without(model).generate(prompts, params))
 
 
 def test_batch_invariance_is_refused_where_it_cannot_be_had() -> None:
