@@ -8,6 +8,7 @@ needs datatrove and is imported by those who ask for a cluster only.
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def executor(kind: str, step: PipelineStep, *, tasks: int, folder: Path, **optio
         raise ConfigError(f"cluster: {kind!r} is no executor; write one of {', '.join(EXECUTORS)}")
     if missing := [name for name in _NEEDED.get(kind, ()) if name not in options]:
         raise ConfigError(f"cluster: {kind} needs {' and '.join(missing)} too")
+    if kind == "local":  # datatrove would start a process for every task at once
+        options = {"workers": min(tasks, os.cpu_count() or 1), **options}
     made_for = fingerprint([tasks, [unit.key for unit in getattr(step, "units", ())]])
     try:
         return _class(kind)(pipeline=[step], tasks=tasks, logging_dir=str(folder / "logs" / made_for), **options)
