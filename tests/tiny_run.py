@@ -51,8 +51,7 @@ lr = 0.003
 checkpoint_every = 10
 [pretrain.mixture]
 web = 0.6
-arithmetic = 0.2
-knowledge = 0.1
+"[ak]*" = 0.3
 recall = 0.1
 
 [extend]

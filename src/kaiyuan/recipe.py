@@ -87,8 +87,9 @@ class CorpusSection(CorpusSettings):
     """Folders of scorers (``kaiyuan train-scorer``) whose scores are written into ``extra.scores``; docs/scores.md."""
     scorer: ScorerConfig | None = None
     """A scorer to train first: the config of ``kaiyuan train-scorer``."""
-    mix_by: list[Literal["language", "domain", "quality"]] = []
-    """What is added to labels for the mixture to choose by: ``web-en``, ``web-science``, ``web-best``."""
+    mix_by: list[Literal["language", "domain", "origin", "quality"]] = []
+    """What is added to labels for the mixture to choose by: ``web-en``, ``web-science``, ``web-natural``,
+    ``web-best``."""
     best_share: float = Field(default=0.05, gt=0, le=1)
     """How much of each label's text is ``best`` under ``quality`` (paper: annealing on the best 5%)."""
 
@@ -212,7 +213,7 @@ class PretrainSection(TrainingSection):
     tokens: int = Field(ge=1)
     sequence_length: int = Field(ge=8)
     mixture: dict[str, float]
-    """Weight of each label of the corpus."""
+    """Weight of each label of the corpus, or of all labels that match a pattern such as ``*-zh-best``."""
     anneal_mixture: dict[str, float] = {}
     """The mixture of the annealing phase, the best data; empty to keep the mixture."""
     mixture_steps: list[MixtureStep] = []

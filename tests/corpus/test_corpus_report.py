@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kaiyuan.corpus.card import data_card
-from kaiyuan.corpus.scores.apply import apply_scores, relabel
+from kaiyuan.corpus.scores.apply import apply_scores, label_of_generated, relabel
 from kaiyuan.corpus.survey import survey
 from kaiyuan.errors import ConfigError
 from kaiyuan.files import read_jsonl, write_json, write_jsonl
@@ -80,6 +80,24 @@ def test_equal_scores_do_not_swell_the_best(corpus: Path) -> None:
     best = [len(row["text"]) for row in rows if row["label"] == "web-best"]
     total = sum(len(row["text"]) for row in rows)
     assert 0.3 * total <= sum(best) <= 0.3 * total + 100
+
+
+def test_generated_text_is_told_from_other_text(corpus: Path) -> None:
+    rows = list(read_jsonl(corpus / "train.jsonl"))
+    write_jsonl(corpus / "train.jsonl", [{**row, "extra": {"synthetic": True}} for row in rows[:4]] + rows[4:])
+    relabel([corpus / "train.jsonl"], ["language", "origin"], 0.1)
+    labels = [row["label"] for row in read_jsonl(corpus / "train.jsonl")]
+    assert labels[:5] == ["web-zh-synthetic", "web-en-synthetic"] * 2 + ["web-zh-natural"]
+    assert (
+        label_of_generated("arithmetic", "zh", ["domain", "language", "origin", "quality"]) == "arithmetic-zh-synthetic"
+    )
+    found = survey(corpus)
+    synthetic = [row for row in found["groups"] if row["origin"] == "synthetic"]
+    assert sum(row["documents"] for row in synthetic) == 4 + 1
+    phases, tokens = [{"from": 0, "until": 9, "shares": {"web-zh-natural": 1.0}}], {"web-en-synthetic": {"tokens": 9}}
+    page = corpus_page("mine", REPORT, found, tokens, "", phases, 8)
+    assert '<th scope="row">web-en-synthetic</th><td>synthetic</td>' in page
+    assert '<th scope="row">web-zh-natural</th><td>natural</td>' in page
 
 
 def test_the_report_of_a_run_links_to_that_of_its_corpus(corpus: Path) -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 from collections import Counter
 from fractions import Fraction
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaiyuan.corpus.mixture import MixturePhase, Stream, Turns, stream_shares, whole_counts
+from kaiyuan.corpus.mixture import MixturePhase, Stream, Turns, caps_by_label, spread, stream_shares, whole_counts
+from kaiyuan.errors import ConfigError
 
 COUNTS = st.lists(st.integers(1, 40), min_size=1, max_size=9).map(
     lambda counts: {Stream(f"label{index}"): count for index, count in enumerate(counts)}
@@ -53,3 +55,26 @@ def test_long_share_goes_to_labels_with_long_documents() -> None:
         Stream("books", True): Fraction(1, 8),
         Stream("code", True): Fraction(1, 8),
     }
+
+
+SIZES = {"web-en": 300, "web-zh": 100, "web-zh-best": 100, "books-zh": 400, "code": 50}
+
+
+def test_patterns_share_their_weight_by_size() -> None:
+    assert spread({"web-en": 0.3, "code": 0.7}, SIZES) == {"web-en": 0.3, "code": 0.7}
+    assert spread({"unknown": 1.0}, SIZES) == {"unknown": 1.0}  # for check_phases to refuse
+    assert spread({"*-zh*": 0.6, "web-*": 0.4}, SIZES) == pytest.approx(
+        {"web-en": 0.24, "web-zh": 0.1 + 0.08, "web-zh-best": 0.1 + 0.08, "books-zh": 0.4}
+    )
+    with pytest.raises(ConfigError, match=r"no label with text matches poems-\*; there are books-zh, code"):
+        spread({"poems-*": 1.0}, SIZES)
+
+
+@given(st.dictionaries(st.sampled_from(["*", "web-*", "*-zh", "code", "web-en"]), st.floats(0, 10), min_size=1))
+def test_patterns_lose_no_weight(weights: dict[str, float]) -> None:
+    assert sum(spread(weights, SIZES).values()) == pytest.approx(sum(weights.values()))
+
+
+def test_caps_of_patterns_hold_for_each_label() -> None:
+    assert caps_by_label({"web-*": 4, "*-best": 2, "code": 1}, SIZES) == {
+        "web-en": 4, "web-zh": 4, "web-zh-best": 2, "code": 1}  # fmt: skip

@@ -11,7 +11,8 @@ from kaiyuan.alignment.dpo import DPOObjective
 from kaiyuan.alignment.preference import OnlineSampler, PreferenceSource, offline_pairs
 from kaiyuan.alignment.sft import ChatSource, pack
 from kaiyuan.checkpoint import load_model
-from kaiyuan.corpus.shards import open_shards
+from kaiyuan.corpus.mixture import spread
+from kaiyuan.corpus.shards import open_shards, token_counts
 from kaiyuan.files import read_jsonl
 from kaiyuan.inference.params import SamplingParams
 from kaiyuan.progress import say
@@ -79,8 +80,9 @@ def _plain_text(context: StageContext, section: SftSection, chat_rows: int) -> P
     recipe = context.recipe
     mixture = section.plain_mixture or (recipe.pretrain.mixture if recipe.pretrain else {})
     shards = open_shards(context.input("tokenizer") / "shards", "train")
+    weights = spread(mixture, token_counts(shards)) or dict.fromkeys(shards, 1.0)
     return PlainText(
-        shards, mixture or dict.fromkeys(shards, 1.0), section.sequence_length, section.plain_share,
+        shards, weights, section.sequence_length, section.plain_share,
         section.plain_weight, chat_rows, section.epochs, recipe.run.seed + 101,
     )  # fmt: skip
 

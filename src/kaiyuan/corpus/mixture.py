@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -37,6 +38,35 @@ class MixturePhase:
     until: int
     weights: Mapping[str, float]
     long_documents: float = 0.0
+
+
+def spread(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    """``weights`` with what stands at a pattern (``web-*``, ``*-zh-best``) given to the labels that it matches, in
+    proportion to their ``sizes``; a label that several keys name or match gets the sum. A ``ConfigError`` says which
+    pattern matches nothing."""
+    found: dict[str, float] = {}
+    for key, weight in weights.items():
+        shares = {key: 1}
+        if _is_pattern(key):
+            shares = {label: size for label, size in sizes.items() if fnmatchcase(label, key)}
+        if not sum(shares.values()):
+            raise ConfigError(f"mixture: no label with text matches {key}; there are {', '.join(sorted(sizes))}")
+        for label, size in shares.items():
+            found[label] = found.get(label, 0.0) + weight * size / sum(shares.values())
+    return found
+
+
+def caps_by_label(caps: Mapping[str, float], labels: Collection[str]) -> dict[str, float]:
+    """Caps on epochs with patterns replaced by the labels that they match; of several caps the lowest holds."""
+    found: dict[str, float] = {}
+    for key, cap in caps.items():
+        for label in [label for label in labels if fnmatchcase(label, key)] if _is_pattern(key) else [key]:
+            found[label] = min(cap, found.get(label, cap))
+    return found
+
+
+def _is_pattern(key: str) -> bool:
+    return any(letter in key for letter in "*?[")
 
 
 def check_phases(phases: Sequence[MixturePhase], labels: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +63,11 @@ class Shard:
     def document(self, index: int) -> Tokens:
         """Tokens of document ``index``, its end-of-sequence id included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+
+def token_counts(shards: Mapping[str, Shard]) -> dict[str, int]:
+    """Tokens of each label."""
+    return {label: len(shard.tokens) for label, shard in shards.items()}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ def run(context: StageContext) -> dict[str, Any]:
 
     Returns the report of ``assemble``, and under ``sources`` what became of the records of each source.
     """
+    from kaiyuan.corpus.scores.apply import label_of_generated
+
     section, seed = context.recipe.corpus, context.recipe.run.seed
     read_store = Store((context.run / UNITS).resolve())
     read, counts = _read(context, read_store)
@@ -58,8 +61,11 @@ def run(context: StageContext) -> dict[str, Any]:
     _score(context, report)
     held_out_share = context.recipe.synthesis.held_out_share
     generated = [
-        *statement_documents(section.statements, seed, held_out_share),
-        *_recalls(context.folder / TRAIN, section, seed),
+        replace(document, label=label_of_generated(document.label, document.language, section.mix_by))
+        for document in (
+            *statement_documents(section.statements, seed, held_out_share),
+            *_recalls(context.folder / TRAIN, section, seed),
+        )
     ]
     write_jsonl(context.folder / GENERATED, (document.row() for document in generated))
     report["generated"] = {

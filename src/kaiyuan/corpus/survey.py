@@ -20,9 +20,9 @@ STEPS = 20
 def survey(folder: Path) -> dict[str, Any]:
     """Counts of train.jsonl, heldout.jsonl, generated.jsonl and rejected.jsonl in ``folder``, ready for JSON.
 
-    ``groups``: documents and UTF-8 bytes by split, source, language, label, category and licence; ``lengths``: by
-    language documents by the power of two of their characters; ``scores``: by dimension and language documents in
-    twentieths; ``rejected``: examples by reason.
+    ``groups``: documents and UTF-8 bytes by split, source, language, label, category, licence and origin;
+    ``lengths``: by language documents by the power of two of their characters; ``scores``: by dimension and language
+    documents in twentieths; ``rejected``: examples by reason.
     """
     groups: Counter[tuple[str, ...]] = Counter()
     sizes: Counter[tuple[str, ...]] = Counter()
@@ -30,7 +30,8 @@ def survey(folder: Path) -> dict[str, Any]:
     scores: dict[str, dict[str, list[int]]] = {}
     for split, name in (("train", TRAIN), ("heldout", HELD_OUT), ("generated", "generated.jsonl")):
         for row in read_jsonl(folder / name) if (folder / name).exists() else ():
-            found = row.get("extra", {}).get(SCORES, {})
+            extra = row.get("extra", {})
+            found = extra.get(SCORES, {})
             key = (
                 split,
                 row["source"],
@@ -38,6 +39,7 @@ def survey(folder: Path) -> dict[str, Any]:
                 row["label"],
                 found.get("category", ""),
                 row.get("licence", ""),
+                "synthetic" if split == "generated" or extra.get("synthetic") else "natural",
             )
             groups[key] += 1
             sizes[key] += len(row["text"].encode("utf-8", "surrogatepass"))
@@ -46,7 +48,7 @@ def survey(folder: Path) -> dict[str, Any]:
                 if dimension in found:
                     bins = scores.setdefault(dimension, {}).setdefault(row["language"], [0] * STEPS)
                     bins[min(STEPS - 1, int(found[dimension] * STEPS))] += 1
-    names = ("split", "source", "language", "label", "category", "licence")
+    names = ("split", "source", "language", "label", "category", "licence", "origin")
     return {
         "groups": [
             {**dict(zip(names, key, strict=True)), "documents": groups[key], "bytes": sizes[key]}

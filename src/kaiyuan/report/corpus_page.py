@@ -17,7 +17,6 @@ Data = dict[str, Any]
 _TITLES = {"quality": "Writing quality", "educational": "Educational value", "toxicity": "Toxicity"}
 _CONTENTS = {"composition": "Composition", "removed": "Removed", "lengths": "Lengths", "scores": "Scores"}
 _WAYS = (("source", "Source"), ("language", "Language"), ("label", "Label"), ("category", "Category"))
-_PARTS = {"train": "natural", "generated": "synthetic"}
 
 
 def corpus_page(
@@ -44,7 +43,8 @@ def corpus_page(
              _scores(report, survey, folder)]  # fmt: skip
     titles = dict(_CONTENTS)
     if phases:
-        synthetic = {row["label"] for row in survey["groups"] if row["split"] == "generated"}
+        natural = {row["label"] for row in survey["groups"] if row["origin"] == "natural"}
+        synthetic = {row["label"] for row in survey["groups"]} - natural
         parts.append(mixture_part(phases, sequence_length, tokens or {}, synthetic))
         titles["mixture"] = "Mixture"
     contents = tag("nav", *(tag("a", title, href=f"#{key}") for key, title in titles.items()), aria_label="Contents")
@@ -68,11 +68,11 @@ def _tiles(report: Data, survey: Data, tokens: Data | None) -> Iterator[Markup]:
     yield _tile("Removed", integer(gone), f"documents, {percent(gone / max(counts['read'], 1), 1)} of all")
     yield _tile("Duplicates", integer(twins), "documents, exact and near")
     total = sum(row["tokens"] for row in (tokens or {}).values())
-    synthetic = _sum(survey, "generated")
+    synthetic = _count(survey, "synthetic")[1]
     if total:
         yield _tile("Tokens", quantity(total), "to train on")
     else:
-        yield _tile("Synthetic", byte_count(synthetic), "generated and verified")
+        yield _tile("Synthetic", byte_count(synthetic), "generated text to train on")
 
 
 def _tile(label: str, value: str, note: str) -> Markup:
@@ -86,8 +86,9 @@ def _sum(survey: Data, split: str) -> int:
 
 def _composition(report: Data, survey: Data, tokens: Data | None) -> Markup:
     tables = [_by(survey, key, title) for key, title in _WAYS]
-    natural = [[_PARTS[split], *_cells(_count(survey, split), survey)] for split in _PARTS if _sum(survey, split)]
-    tables.append(table(_columns("Origin"), natural, "By origin", "figures"))
+    counts = {origin: _count(survey, origin) for origin in ("natural", "synthetic")}
+    rows = [[origin, *_cells(count, survey)] for origin, count in counts.items() if count[0]]
+    tables.append(table(_columns("Origin"), rows, "By origin", "figures"))
     if tokens:
         total = sum(row["tokens"] for row in tokens.values())
         rows = [[label, quantity(row["tokens"]), _bar(row["tokens"] / max(total, 1))] for label, row in tokens.items()]
@@ -130,8 +131,9 @@ def _by(survey: Data, key: str, title: str) -> Markup | None:
     return table(_columns(title), rows, f"By {key}", "figures")
 
 
-def _count(survey: Data, split: str) -> tuple[int, int]:
-    rows = [row for row in survey["groups"] if row["split"] == split]
+def _count(survey: Data, origin: str) -> tuple[int, int]:
+    """Documents to train on, and their bytes."""
+    rows = [row for row in survey["groups"] if row["split"] != "heldout" and row["origin"] == origin]
     return sum(row["documents"] for row in rows), sum(row["bytes"] for row in rows)
 
 

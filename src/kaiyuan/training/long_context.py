@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from kaiyuan.checkpoint import load_model, save_model
 from kaiyuan.corpus.loader import MixturePhase, TokenLoader
-from kaiyuan.corpus.shards import open_shards
+from kaiyuan.corpus.mixture import spread
+from kaiyuan.corpus.shards import open_shards, token_counts
 from kaiyuan.files import read_json, write_json
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.progress import say
@@ -55,8 +56,9 @@ def train_stage(context: StageContext, stage: ExtendStage, number: int, source: 
     rows = max(1, per_step // stage.length)
     seed = recipe.run.seed + 1 + number
     settings = trainer_settings(section, recipe.run, steps=max(1, stage.tokens // (rows * stage.length)), seed=seed)
-    phases = [MixturePhase(settings.steps * rows, section.mixture, long_documents=section.long_share)]
     shards = open_shards(context.input("tokenizer") / "shards", "train")
+    mixture = spread(section.mixture, token_counts(shards))
+    phases = [MixturePhase(settings.steps * rows, mixture, long_documents=section.long_share)]
     loader = TokenLoader(shards, phases, stage.length, seed)
     model = longer(load_model(source), stage)
     model.compute_dtype = compute_dtype(recipe.run)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kaiyuan.checkpoint.training import training_checkpoints
 from kaiyuan.corpus.loader import MixturePhase, TokenLoader
-from kaiyuan.corpus.mixture import check_phases
+from kaiyuan.corpus.mixture import caps_by_label, check_phases, spread
 from kaiyuan.corpus.schedule import LOG, follow, read_mixture, scheduled, used, within_epochs
-from kaiyuan.corpus.shards import Shard, open_shards
+from kaiyuan.corpus.shards import Shard, open_shards, token_counts
 from kaiyuan.errors import ConfigError
 from kaiyuan.files import write_json
 from kaiyuan.model.fused import use_kernels
@@ -132,9 +132,11 @@ def _phases(
 ) -> list[MixturePhase]:
     """The mixtures of the run, with what an interrupted run has already used."""
     mixture = read_mixture(Path(section.mixture_file)) if section.mixture_file else section.mixture
-    steps = {step.at: step.mixture for step in section.mixture_steps}
+    sizes = token_counts(shards)
+    steps = {step.at: spread(step.mixture, sizes) for step in section.mixture_steps}
     rows, start = section.batch_size, settings.schedule.anneal_start
-    phases = scheduled(settings.steps * rows, start * rows, mixture, steps, section.anneal_mixture)
+    last = spread(section.anneal_mixture, sizes)
+    phases = scheduled(settings.steps * rows, start * rows, spread(mixture, sizes), steps, last)
     found = training_checkpoints(folder / "checkpoints")
     position = int(found[-1].name.rpartition("-")[2]) * rows if found else 0
     phases = follow(folder / LOG, position, phases, record=is_main())
@@ -142,7 +144,7 @@ def _phases(
         return phases
     check_phases(phases, shards)
     windows = {label: Fraction(len(shard.tokens), section.sequence_length) for label, shard in shards.items()}
-    return within_epochs(phases, windows, section.max_epochs)
+    return within_epochs(phases, windows, caps_by_label(section.max_epochs, shards))
 
 
 def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torch.device) -> Transformer:

@@ -42,11 +42,18 @@ def _scored(path: Path, scorers: Sequence[Scorer], progress: Progress) -> Iterat
 
 
 def relabel(paths: Sequence[Path], by: Sequence[str], best_share: float) -> None:
-    """Add to each label what ``by`` names: the ``language``, the ``domain`` of the category, and ``quality``: ``best``
-    for the documents of the highest scores that make up ``best_share`` of a label's text."""
+    """Add to each label what ``by`` names: the ``language``, the ``domain`` of the category, the ``origin`` (natural or
+    synthetic), and ``quality``: ``best`` for the documents of the highest scores that make up ``best_share`` of a
+    label's text."""
     limits = _limits(paths[0], best_share) if "quality" in by else {}
     for path in paths:
         write_jsonl(path, ({**row, "label": _label(row, by, limits)} for row in read_jsonl(path)))
+
+
+def label_of_generated(label: str, language: str, by: Sequence[str]) -> str:
+    """The same for what the run generates itself, which has no scores."""
+    known = {"language": language, "origin": "synthetic"}
+    return "-".join((label, *(known[name] for name in by if name in known)))
 
 
 def value_of(row: dict[str, Any]) -> float:
@@ -84,6 +91,8 @@ def _label(row: dict[str, Any], by: Sequence[str], limits: dict[str, Rank]) -> s
         elif name == "domain":
             category = row.get("extra", {}).get(SCORES, {}).get("category", "other")
             parts.append(re.sub(r"\W+", "_", category.partition("/")[0]))
+        elif name == "origin":
+            parts.append("synthetic" if row.get("extra", {}).get("synthetic") else "natural")
         elif row["label"] in limits and _rank(row) >= limits[row["label"]]:
             parts.append(BEST)
     return "-".join(parts)

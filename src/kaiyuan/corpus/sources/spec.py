@@ -41,6 +41,8 @@ class Source(Settings):
     """Of documents that state none; by default ``code``, ``books`` (EPUB, PDF) or ``web``."""
     language: str = "und"
     licence: str = ""
+    synthetic: bool = False
+    """Whether the text was generated; kept as ``extra.synthetic``."""
     limit: int = Field(default=0, ge=0)
     """Take only the first documents; 0 takes all."""
     max_bytes: int = Field(default=0, ge=0)
@@ -107,6 +109,8 @@ class Source(Settings):
         known = {"source": self.name, "language": self.language, "licence": self.licence,
                  "label": self.label or LABELS.get(self.format, "web")}  # fmt: skip
         values = {**known, **{name: value for name, value in values.items() if value not in (None, "", {})}}
+        if self.synthetic:
+            values["extra"] = {**values.get("extra", {}), "synthetic": True}
         for name, value in (("the text", text), *values.items()):
             if name != "extra" and not isinstance(value, str):
                 detail = f"{name} must be a string, not {type(value).__name__}{_mend(name)}"
