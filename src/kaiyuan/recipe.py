@@ -290,6 +290,15 @@ class DpoSection(TrainingSection):
     samples: int = Field(default=4, ge=2)
     temperature: float = Field(default=1.0, ge=1e-6, le=100)
     max_tokens: int = Field(default=24, ge=1)
+    pairs: list[str] = []
+    """Further offline pairs: folders that ``kaiyuan curate build`` wrote, or JSON Lines files of ``messages``,
+    ``chosen`` and ``rejected``."""
+
+    def pair_files(self) -> list[Path]:
+        return [path / "pairs.jsonl" if (path := Path(name)).is_dir() else path for name in self.pairs]
+
+    def files_read(self) -> list[Path]:
+        return self.pair_files()
 
 
 class EvaluationSection(Settings):

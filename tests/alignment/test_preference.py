@@ -22,12 +22,15 @@ from kaiyuan.alignment.preference import (
     collate,
     offline_pairs,
 )
+from kaiyuan.curation.build import Selection, build
+from kaiyuan.curation.command import check_pair_files
 from kaiyuan.errors import DataError
 from kaiyuan.files import write_jsonl
 from kaiyuan.inference.engine import Completion
 from kaiyuan.inference.params import SamplingParams
 from kaiyuan.model.routing import DROPLESS
 from kaiyuan.model.transformer import Transformer
+from kaiyuan.recipe import load_recipe
 from kaiyuan.tokenizer import Tokenizer, render_chat, train_tokenizer
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
@@ -270,3 +273,19 @@ def test_online_pairs_raise_the_reward(tmp_path: Path, tokenizer: Tokenizer, off
     dpo_trainer(tokenizer, offline, tmp_path, 60).fit()
     rewards = [line["sample_reward"] for line in log(tmp_path)]
     assert sum(rewards[-10:]) > 1.5 * sum(rewards[:10]) > 0
+
+
+def test_a_recipe_names_further_pairs_and_versions_of_curation_are_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "How is tea made?"}], "chosen": "Steep it.", "rejected": "Boil it."}
+    folder = tmp_path / "data"
+    write_jsonl(tmp_path / "pairs.jsonl", [row])
+    check_pair_files(folder, [tmp_path / "pairs.jsonl"])
+    build(folder, "v1", Selection())
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[run]\nname = "r"\n[dpo]\nsteps = 1\nlr = 0.1\nbatch_size = 2\n'
+                      f'pairs = ["{folder}/versions/v1", "{tmp_path}/pairs.jsonl"]\n')  # fmt: skip
+    section = load_recipe(recipe).dpo
+    assert section is not None
+    assert section.files_read() == [folder / "versions/v1/pairs.jsonl", tmp_path / "pairs.jsonl"]
+    built, plain = (offline_pairs(path, tokenizer) for path in section.pair_files())
+    assert built == plain and len(built) == 1

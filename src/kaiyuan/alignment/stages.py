@@ -104,13 +104,15 @@ def run_dpo(context: StageContext) -> dict[str, Any]:
         run.seed + 200,
         tokenizer,
     )
+    further = [pair for path in section.pair_files() for pair in offline_pairs(path, tokenizer)]
+    say(f"dpo: {len(offline)} offline pairs of synthesis, {len(further)} of other files")
     reference = trainable(source_folder, context).eval().requires_grad_(False)
     parallel = layout_of(context.recipe, reference.device)
     objective = DPOObjective(section.beta, section.sft_weight)
     if parallel is not None:
         objective = replace(objective, row_sums=parallel.row_sums, ranks_a_row=parallel.ranks_a_row)
     source = PreferenceSource(
-        offline,
+        [*offline, *further],
         online,
         reference,
         pairs=section.batch_size,

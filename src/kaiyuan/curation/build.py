@@ -1,13 +1,13 @@
 """A data set out of candidates and the log of decisions: the same inputs give the same bytes.
 
-A folder of curation holds ``candidates.jsonl``, ``decisions.jsonl`` and its data sets, ``versions/NAME/`` with
-``sft.jsonl`` and ``manifest.json``.
+A folder of curation holds ``candidates.jsonl`` or ``pairs.jsonl`` (or both), ``decisions.jsonl`` and its data sets,
+``versions/NAME/`` with ``sft.jsonl``, ``pairs.jsonl`` and ``manifest.json``.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from pydantic import Field
 
 from kaiyuan.curation.balance import Balance, choose, quotas, rank, table
 from kaiyuan.curation.log import Decision, Standing, read_log, seal_of, standings
-from kaiyuan.curation.places import CANDIDATES, DECISIONS, MANIFEST, SFT, VERSIONS
+from kaiyuan.curation.pairs import read_pairs
+from kaiyuan.curation.places import CANDIDATES, DECISIONS, MANIFEST, PAIRS, SFT, VERSIONS
+from kaiyuan.curation.preferences import UNLABELLED, Preferences, describe_pairs
+from kaiyuan.curation.preferences import select as select_pairs
 from kaiyuan.curation.sample import Sample, read_samples
 from kaiyuan.errors import DataError, KaiyuanError
 from kaiyuan.files import atomic_folder, read_json, read_jsonl, sha256_of, write_json, write_jsonl
 from kaiyuan.settings import Settings
-
-UNLABELLED = "unlabelled"
 
 
 class Selection(Settings):
@@ -33,6 +34,7 @@ class Selection(Settings):
     min_grade: int = Field(default=4, ge=1, le=4)
     """The lowest grade that is kept; the paper keeps the best of the four tiers."""
     balance: Balance = Balance()
+    pairs: Preferences = Preferences()
     seed: int = 0
 
 
@@ -74,22 +76,30 @@ def build(folder: Path, name: str, settings: Selection, at: int | None = None) -
 
     A version is never changed: one of the same name that would come out different is an error.
     """
-    candidates, log = folder / CANDIDATES, folder / DECISIONS
+    candidates, pairs, log = folder / CANDIDATES, folder / PAIRS, folder / DECISIONS
     decisions = read_log(log, at)
-    samples = list(read_samples(candidates))
-    rows, counts = select(samples, standings(decisions), settings)
+    known = standings(decisions)
+    samples = list(read_samples(candidates)) if candidates.exists() or not pairs.exists() else []
+    rows, counts = select(samples, known, settings)
+    files = {SFT: rows}
+    sources = {SFT: sha256_of(candidates)} if candidates.exists() else {}
+    if pairs.exists():
+        chosen = select_pairs(list(read_pairs(pairs)), known, settings.pairs, settings.seed)
+        files[PAIRS], counts["preferences"] = chosen
+        sources[PAIRS] = sha256_of(pairs)
     manifest = {
-        "name": name, "settings": settings.model_dump(), "candidates": sha256_of(candidates),
+        "name": name, "settings": settings.model_dump(), "sources": sources,
         "log": {"decisions": len(decisions), "sha256": seal_of(log, len(decisions))}, **counts,
     }  # fmt: skip
     target = folder / VERSIONS / name
     if target.exists():
-        if read_json(target / MANIFEST) != {**manifest, "sft": read_json(target / MANIFEST).get("sft")}:
+        if read_json(target / MANIFEST) != {**manifest, "files": read_json(target / MANIFEST).get("files")}:
             raise KaiyuanError(f"{target}: is there and was made from something else; choose another --name")
         return dict(read_json(target / MANIFEST))
     with atomic_folder(target) as partial:
-        write_jsonl(partial / SFT, rows)
-        manifest["sft"] = sha256_of(partial / SFT)
+        for file, found in files.items():
+            write_jsonl(partial / file, found)
+        manifest["files"] = {file: sha256_of(partial / file) for file in files}
         write_json(partial / MANIFEST, manifest)
     return manifest
 
@@ -143,11 +153,16 @@ def describe(manifest: dict[str, Any]) -> str:
     labels = manifest["labels"]
     tiers = ", ".join(f"{name} {count:,}" for name, count in manifest["tiers"].items())
     dropped = ", ".join(f"{name} {count:,}" for name, count in manifest["dropped"].items())
-    return "\n".join([
-        table(labels["before"], labels["after"]), "",
-        f"{manifest['samples']:,} samples, {manifest['different']:,} different; kept by {tiers or 'nothing'}; "
-        f"not kept: {dropped or 'none'}",
-    ])  # fmt: skip
+    parts = []
+    if SFT in manifest["sources"]:
+        parts += [
+            table(labels["before"], labels["after"]),
+            f"{manifest['samples']:,} samples, {manifest['different']:,} different; kept by {tiers or 'nothing'}; "
+            f"not kept: {dropped or 'none'}",
+        ]
+    if PAIRS in manifest["sources"]:
+        parts.append(describe_pairs(manifest["preferences"]))
+    return "\n\n".join(parts)
 
 
 def diff(folder: Path, old: str, new: str) -> str:
@@ -187,5 +202,5 @@ def versions(folder: Path) -> list[str]:
 
 def _times(folder: Path, name: str) -> Counter[str]:
     _manifest(folder, name)
-    rows: Iterable[Any] = read_jsonl(folder / VERSIONS / name / SFT)
-    return Counter(row["hash"] for row in rows)
+    files = (folder / VERSIONS / name / file for file in (SFT, PAIRS))
+    return Counter(row["hash"] for path in files if path.exists() for row in read_jsonl(path))

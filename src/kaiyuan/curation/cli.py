@@ -95,10 +95,24 @@ def teach(
 
 
 @curate.command()
+def pairs(
+    folder: Folder,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Pairs to take in.")] = None,
+) -> None:
+    """Check preference pairs for DPO: duplicates, contradictions, whether length gives the choice away, labels.
+
+    Example: kaiyuan curate pairs data/mine pairs.jsonl
+    """
+    from kaiyuan.curation.command import check_pair_files
+
+    print(check_pair_files(folder, files or []))
+
+
+@curate.command()
 def build(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Of the version.")],
-    settings: Annotated[Path | None, typer.Option(help="A TOML file: critique, min_grade, [balance], seed.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML: critique, min_grade, [balance], [pairs], seed.")] = None,
     at: Annotated[int | None, typer.Option(min=0, help="Only the first decisions of the log.")] = None,
 ) -> None:
     """Make a data set of the candidates that are kept, balanced by label.

@@ -9,12 +9,15 @@ from pathlib import Path
 from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.curation import asking
 from kaiyuan.curation.asking import ModelTier
+from kaiyuan.curation.balance import table
 from kaiyuan.curation.build import Selection, build, describe
 from kaiyuan.curation.judges import Judges, load_judges
-from kaiyuan.curation.log import Decision, DecisionLog, Standing, standings
-from kaiyuan.curation.places import CANDIDATES, DECISIONS
+from kaiyuan.curation.log import KEEP, Decision, DecisionLog, Standing, standings
+from kaiyuan.curation.pairs import Pair, read_pairs
+from kaiyuan.curation.places import CANDIDATES, DECISIONS, PAIRS
 from kaiyuan.curation.rules import NEAR, check
 from kaiyuan.curation.sample import Sample, read_samples
+from kaiyuan.errors import DataError
 from kaiyuan.files import write_json, write_jsonl
 from kaiyuan.settings import load_settings
 
@@ -51,8 +54,8 @@ def grade_folder(folder: Path, config: Path, limit: int, only_estimate: bool) ->
 
 
 def _asked(tier: ModelTier, judges: Judges, folder: Path, limit: int, only_estimate: bool) -> str:
-    def items() -> Iterator[Sample]:
-        return read_samples(folder / CANDIDATES)
+    def items() -> Iterator[Sample | Pair]:
+        return _items(folder, pairs=tier.tier == "label")
 
     if only_estimate:
         return asking.dry_run(tier, folder, items, limit, judges.run.tokenizer)
@@ -72,7 +75,7 @@ def label_by_scorer(folder: Path, scorer: Path, min_confidence: float) -> str:
     from kaiyuan.curation.labelling import ByScorer
     from kaiyuan.curation.labelling import label_by_scorer as label
 
-    done = label(folder, read_samples(folder / CANDIDATES), ByScorer(scorer, min_confidence))
+    done = label(folder, _items(folder, pairs=True), ByScorer(scorer, min_confidence))
     return asking.describe("labelled", *done)
 
 
@@ -80,14 +83,56 @@ def teach_scorer(folder: Path, out: Path) -> str:
     """Train a scorer of categories from the labels of a folder; writes ``out`` and says what it is worth."""
     from kaiyuan.curation.labelling import teach
 
-    scorer = teach(folder, read_samples(folder / CANDIDATES))
+    scorer = teach(folder, _items(folder, pairs=True))
     scorer.save(out)
     found = scorer.report["dimensions"]["category"]
     return f"{found['labels']:,} labels: {found['summary']} (of those held out)\n{out}"
 
 
+def check_pair_files(folder: Path, paths: Sequence[Path]) -> str:
+    """Take in the pairs of files (without any: those of the folder), decide about each by rules, and report."""
+    from kaiyuan.curation.lengths import describe as describe_lengths
+    from kaiyuan.curation.lengths import length_bias
+    from kaiyuan.curation.pairs import check_pairs, collect
+    from kaiyuan.curation.preferences import label_of
+
+    left_out: Counter[str] = Counter()
+    if paths:
+        write_jsonl(folder / PAIRS, (pair.row() for pair in collect(paths, left_out)))
+    elif not (folder / PAIRS).is_file():
+        raise DataError(f"{folder}: has no {PAIRS}; name files of pairs to take in")
+    with DecisionLog(folder / DECISIONS) as log:
+        known = standings(log.decisions)
+        found = list(check_pairs(read_pairs(folder / PAIRS)))
+        log.append(item for item in found if not _said(item, known.get(item.sample)))
+    passed = {item.sample for item in found if item.verdict == KEEP}
+    reasons = Counter(reason for item in found for reason in item.reasons)
+    labels: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    lengths = []
+    for pair in read_pairs(folder / PAIRS):
+        label = label_of(pair, known.get(pair.hash, Standing()))
+        labels[label] += 1
+        if pair.hash in passed:
+            kept[label] += 1
+            lengths.append(pair.lengths)
+    return "\n".join([
+        f"{len(found):,} pairs, {left_out.total():,} left out, {len(found) - len(passed):,} refused",
+        *(f"{count:8,}  {reason}" for reason, count in (left_out + reasons).most_common()), "",
+        describe_lengths(length_bias(lengths)), "", table(labels, kept),
+    ])  # fmt: skip
+
+
 def _said(decision: Decision, standing: Standing | None) -> bool:
     return bool(standing and standing.rules and standing.rules.says_the_same_as(decision))
+
+
+def _items(folder: Path, pairs: bool) -> Iterator[Sample | Pair]:
+    """The candidates and, if asked for, the pairs of a folder, which may have only one of the two."""
+    if not pairs or (folder / CANDIDATES).exists() or not (folder / PAIRS).exists():
+        yield from read_samples(folder / CANDIDATES)
+    if pairs:
+        yield from read_pairs(folder / PAIRS)
 
 
 def build_version(folder: Path, name: str, settings: Path | None, at: int | None) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kaiyuan.curation.asking import Due, ModelTier, Outcome
 from kaiyuan.curation.judges import Judges
 from kaiyuan.curation.log import NONE, Decision, DecisionLog, Standing, Tier, now, read_log, standings
+from kaiyuan.curation.pairs import Pair
 from kaiyuan.curation.places import DECISIONS
 from kaiyuan.curation.sample import Sample
 from kaiyuan.errors import ConfigError, DataError
@@ -26,12 +27,13 @@ from kaiyuan.synthesis.llm.library import built_in, fill_fenced, read_data, topi
 if TYPE_CHECKING:
     from kaiyuan.corpus.scores import LinearScorer
 
+Labelled = Sample | Pair
 SCORER = "scorer"
 """Who labels when a scorer does; its version is the hash of its files."""
 _BATCH = 256
 
 
-def is_labelled(item: Sample, standing: Standing) -> bool:
+def is_labelled(item: Labelled, standing: Standing) -> bool:
     """Whether the log or the sample's source says a topic."""
     return bool(standing.topic or item.labels.get("topic"))
 
@@ -57,19 +59,19 @@ class Labelling(ModelTier):
         self.version = f"{version_of(prompts, built_in('prompts'))} {version_of(taxonomy, path)}"
         self.schema = schemas.label(self.topics)
 
-    def is_known(self, item: Sample, standing: Standing) -> bool:
+    def is_known(self, item: Labelled, standing: Standing) -> bool:
         if not self.every:
             return is_labelled(item, standing)
         found = standing.label
         return bool(standing.topic and found and (found.by, found.version) == (self.by, self.version))
 
-    def role_of(self, item: Sample) -> str:
+    def role_of(self, item: Labelled) -> str:
         return "labeller"
 
-    def check_answer(self, item: Sample, answer: Answer) -> None:
+    def check_answer(self, item: Labelled, answer: Answer) -> None:
         """Anybody may say what a question is about."""
 
-    def messages(self, item: Sample) -> list[Message]:
+    def messages(self, item: Labelled) -> list[Message]:
         text = self._prompts["zh" if item.language == "zh" else "en"]
         prompt = fill_fenced(text, topics=", ".join(self.topics), instruction=item.question)
         return [{"role": "user", "content": prompt}]
@@ -94,7 +96,7 @@ class ByScorer:
         hashes = [sha256_of(path)[:12] for path in sorted(folder.glob("scorer.*"))]
         self.version = f"{':'.join(hashes)} from {min_confidence:g}"
 
-    def decide(self, items: Sequence[Sample]) -> Iterator[Decision]:
+    def decide(self, items: Sequence[Labelled]) -> Iterator[Decision]:
         for item, found in zip(items, self.scorer.score([item.question for item in items]), strict=True):
             topic, confidence = str(found["category"]), float(found["category_confidence"])
             sure = confidence >= self.min_confidence
@@ -104,7 +106,7 @@ class ByScorer:
             )  # fmt: skip
 
 
-def label_by_scorer(folder: Path, items: Iterable[Sample], scorer: ByScorer) -> tuple[Outcome, Due]:
+def label_by_scorer(folder: Path, items: Iterable[Labelled], scorer: ByScorer) -> tuple[Outcome, Due]:
     """Label what has no label, as far as the scorer is sure; the others are decided ``none``."""
     outcome, work = Outcome(), Due()
     with DecisionLog(folder / DECISIONS) as log:
@@ -127,14 +129,14 @@ def label_by_scorer(folder: Path, items: Iterable[Sample], scorer: ByScorer) -> 
     return outcome, work
 
 
-def teach(folder: Path, items: Iterable[Sample]) -> LinearScorer:
+def teach(folder: Path, items: Iterable[Labelled]) -> LinearScorer:
     """A scorer that has learnt categories of instructions from the labels that models and people gave.
 
     Its report says which share of the held-out ones it gets right. ``DataError`` if there are too few.
     """
     from kaiyuan.corpus.scores.config import ScorerSettings
     from kaiyuan.corpus.scores.encoders import NgramEncoder
-    from kaiyuan.corpus.scores.labels import Labelled
+    from kaiyuan.corpus.scores.labels import Labelled as Row
     from kaiyuan.corpus.scores.training import train
 
     known = standings(read_log(folder / DECISIONS))
@@ -142,7 +144,7 @@ def teach(folder: Path, items: Iterable[Sample]) -> LinearScorer:
     for item in items:
         standing = known.get(item.hash, Standing())
         if standing.topic and standing.label and standing.label.by != SCORER:
-            rows.append(Labelled(item.question, item.language, {}, standing.topic))
+            rows.append(Row(item.question, item.language, {}, standing.topic))
     if not rows:
         raise DataError(f"{folder}: no labels to learn from; make some with kaiyuan curate label --config --limit")
     settings = ScorerSettings(dimensions=["category"])

@@ -35,7 +35,7 @@ def faults(sample: Sample) -> Iterator[str]:
     translates = bool(_TRANSLATES.search(sample.question)) or language not in ("en", "zh")
     if fault := fault_of_answer(answer, "stop", language, _MOST_CHARS, translates or language_of(answer) == "und"):
         yield fault
-    if any(_SPECIAL.search(message["content"]) for message in sample.messages):
+    if any(has_special_token(message["content"]) for message in sample.messages):
         yield "special token"
     if _DAMAGED.search(sample.question) or _DAMAGED.search(answer):
         yield "damaged text"
@@ -47,6 +47,11 @@ def faults(sample: Sample) -> Iterator[str]:
         yield "answer repeats the question"
     if wrong_equation(answer):
         yield "wrong arithmetic"
+
+
+def has_special_token(text: str) -> bool:
+    """Whether ``text`` holds something that a chat format uses as a mark."""
+    return _SPECIAL.search(text) is not None
 
 
 def _closed(text: str) -> bool:

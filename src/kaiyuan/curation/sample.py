@@ -74,9 +74,9 @@ def sample_of(row: object, place: str) -> Sample:
     """
     if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list):
         raise DataError(f'{place}: expected {{"messages": [...]}}')
-    if not all(map(_is_message, row["messages"])):
+    messages = messages_in(row["messages"])
+    if messages is None:
         raise DataError(f'{place}: a message is not {{"role": system, user or assistant, "content": text}}')
-    messages = tuple({"role": message["role"], "content": message["content"]} for message in row["messages"])
     if problem := problem_of(messages):
         raise DataError(f"{place}: {problem}")
     values: dict[str, Any] = {name: value for name in _TEXTS if isinstance(value := row.get(name), str)}
@@ -88,6 +88,13 @@ def sample_of(row: object, place: str) -> Sample:
         messages, labels=labels if isinstance(labels, Mapping) else {}, extra=extra,
         span=(int(span[0]), int(span[1])) if isinstance(span, list) and len(span) == 2 else None, **values,
     )  # fmt: skip
+
+
+def messages_in(value: object) -> tuple[Message, ...] | None:
+    """The messages of a list, without whatever else they hold; None if it is no such list."""
+    if not isinstance(value, list) or not all(map(_is_message, value)):
+        return None
+    return tuple({"role": message["role"], "content": message["content"]} for message in value)
 
 
 def _is_message(message: object) -> bool:

@@ -132,7 +132,7 @@ def sample_of(
         "kind": row.kind,
         "language": row.language,
         "key": f"llm:{row.id}",
-        "labels": {"domain": row.topic.partition("/")[0], "topic": row.topic, "difficulty": row.difficulty},
+        "labels": labels_of(row),
         "scores": verdict.details,
         "provenance": {
             "seed": row.seed,
@@ -153,8 +153,13 @@ def pair_of(row: Row, verdict: Verdict) -> dict[str, Any] | None:
         "rejected": verdict.rejected.text,
         "kind": row.kind,
         "language": row.language,
+        "labels": labels_of(row),
         "key": f"llm:{row.id}",
     }
+
+
+def labels_of(row: Row) -> dict[str, Any]:
+    return {"domain": row.topic.partition("/")[0], "topic": row.topic, "difficulty": row.difficulty}
 
 
 def config_hash(config: SynthesisConfig) -> str:
