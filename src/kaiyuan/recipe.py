@@ -74,8 +74,8 @@ class CorpusSection(CorpusSettings):
     cluster: ClusterSection | None = None
     """Read on a cluster instead of by processes of this machine."""
     decontaminate: list[str] = []
-    """Evaluation sets that documents must not hold: files (JSON lines, text), or ``problems`` and ``prompts``, the
-    problems held out and the prompts of this recipe."""
+    """Evaluation sets that documents must not hold: files (JSON lines, Parquet, text), ``hf://`` names, or ``problems``
+    and ``prompts``, the problems held out and the prompts of this recipe."""
     statements: int = Field(default=0, ge=0)
     """Documents of generated, verified statements to add (labels ``arithmetic`` and ``knowledge``)."""
     recalls: int = Field(default=0, ge=0)
@@ -103,7 +103,8 @@ class CorpusSection(CorpusSettings):
         """Scorers and evaluation sets; ``kaiyuan.corpus.stage.states`` looks at the sources."""
         scorers = [Path(name) / file for name in self.scorers for file in ("scorer.json", "scorer.safetensors")]
         labels = self.scorer.labels.files_read() if self.scorer is not None else []
-        return scorers + labels + [Path(name) for name in self.decontaminate if name not in OWN_SETS]
+        exams = [name for name in self.decontaminate if name not in OWN_SETS and not name.startswith("hf://")]
+        return scorers + labels + [Path(name) for name in exams]
 
     def cleaning(self) -> CorpusSettings:
         """The settings of cleaning alone."""

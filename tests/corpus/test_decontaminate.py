@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -13,6 +14,7 @@ from kaiyuan.corpus.pipeline import Cleaner, CorpusSettings
 from kaiyuan.corpus.sources import Document, document_id
 from kaiyuan.corpus.units import units
 from kaiyuan.errors import DataError
+from kaiyuan.recipe import CorpusSection
 
 QUESTION = (
     "A train leaves the town at nine and drives at sixty miles an hour until it reaches the sea; when does it arrive?"
@@ -87,6 +89,31 @@ def test_a_document_is_stopped_and_says_why(index: Contamination, tmp_path: Path
     text = f"{FILLER} {QUESTION} " + "Nobody in the village knew the answer, but everybody had heard of the sea."
     outcome = Cleaner(CorpusSettings(), path)(Document(document_id(text), text, "test", "en", "web"))
     assert (outcome.stage, outcome.reason) == ("decontamination", "contamination: 100% of one #0")
+
+
+def test_sets_are_read_from_tables_and_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": f"q{number}", "answer": "a", "score": 0.5} for number in range(3)]
+    expected = ["q0\na", "q1\na", "q2\na"]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    packed = gzip.compress("\n".join(map(json.dumps, rows)).encode())
+    (tmp_path / "set.jsonl.gz").write_bytes(packed)
+    for name in ("set.parquet", "set.jsonl.gz"):
+        assert list(read_items(tmp_path / name)) == expected
+    assert list(read_items(f"hf://{tmp_path / 'saved'}")) == expected
+    (tmp_path / "set.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "set.jsonl.gz").write_bytes(packed[:-9])
+    for name in ("set.parquet", "set.jsonl.gz"):
+        with pytest.raises(DataError, match="not a readable evaluation set"):
+            list(read_items(tmp_path / name))
+    with pytest.raises(DataError, match="check name, config, split"):
+        list(read_items(f"hf://{tmp_path / 'nothing'}"))
+    section = CorpusSection(decontaminate=["problems", "set.parquet", "hf://owner/name:main/test"])
+    assert section.files_read() == [Path("set.parquet")]
 
 
 def test_sets_are_read_from_files(tmp_path: Path) -> None:

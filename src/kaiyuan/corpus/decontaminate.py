@@ -10,6 +10,7 @@ on. Case, punctuation and spaces make no difference.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kaiyuan.corpus.sources.streams import damage, open_stream
 from kaiyuan.corpus.text import Hashes, Places, Text, ngrams, pieces
 from kaiyuan.errors import DataError
 from kaiyuan.files import atomic_file, read_jsonl
@@ -38,21 +40,60 @@ class Finding:
     share: float
 
 
-def read_items(path: Path) -> Iterator[str]:
-    """The items of an evaluation set: a value of JSON a line, or a paragraph of text each.
+def read_items(path: str | Path) -> Iterator[str]:
+    """The items of an evaluation set: a dataset of the Hugging Face hub (``hf://owner/name:config/test``), a Parquet
+    file, a value of JSON a line (plain, .gz, .zst, .xz), or a paragraph of text each.
 
     Of an object the usual fields count (question, prompt, answer, ...), together; of a chat all that is said.
     """
+    for number, row in enumerate(_rows(str(path)), 1):
+        text = row if isinstance(row, str) else _text_of(row)
+        if not text:
+            raise DataError(f"{path}:{number}: no text to look for; known fields: {', '.join(_FIELDS)}, messages")
+        yield text
+
+
+def _rows(name: str) -> Iterator[Any]:
+    if name.startswith("hf://"):
+        from kaiyuan.corpus.sources import hub
+
+        yield from hub.rows(name)
+    elif name.endswith(".parquet"):
+        yield from _table(Path(name))
+    elif re.search(r"\.jsonl?(\.(gz|zst|xz))?$", name):
+        yield from _lines(Path(name))
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{name}: not a readable evaluation set: {error}") from None
+        yield from filter(None, (item.strip() for item in text.split("\n\n")))
+
+
+def _lines(path: Path) -> Iterator[Any]:
     if path.suffix in (".jsonl", ".json"):
-        for number, row in enumerate(read_jsonl(path), 1):
-            text = row if isinstance(row, str) else _text_of(row)
-            if not text:
-                raise DataError(f"{path}:{number}: no text to look for; known fields: {', '.join(_FIELDS)}, messages")
-            yield text
+        yield from read_jsonl(path)
         return
+    number = 0
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, *damage())
     try:
-        yield from filter(None, (item.strip() for item in path.read_text(encoding="utf-8").split("\n\n")))
-    except (OSError, UnicodeDecodeError) as error:
+        with open_stream(path) as stream:
+            for line in stream:
+                number += 1
+                if line.strip():
+                    yield json.loads(line)
+    except errors as error:
+        raise DataError(f"{path}:{number}: not a readable evaluation set: {error}") from None
+
+
+def _table(path: Path) -> Iterator[dict[str, Any]]:
+    from kaiyuan.corpus.sources.parquet import errors, open_table
+
+    try:
+        with open_table(path) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except errors() as error:
         raise DataError(f"{path}: not a readable evaluation set: {error}") from None
 
 

@@ -172,14 +172,15 @@ def contamination_index(recipe: Recipe, folder: Path) -> Path | None:
 
 
 def evaluation_items(name: str, recipe: Recipe) -> list[str]:
-    """The items of an evaluation set: ``problems`` and ``prompts`` are the run's own, any other name is a file."""
+    """The items of an evaluation set: ``problems`` and ``prompts`` are the run's own; for other names see
+    ``read_items``."""
     if name == "problems":
         from kaiyuan.synthesis.stage import split_problems
 
         return [problem.prompt for problem in split_problems(recipe.synthesis, recipe.run.seed)[1]]
     if name == "prompts":
         return list(recipe.evaluation.prompts)
-    return list(read_items(Path(name)))
+    return list(read_items(name))
 
 
 def _groups(section: CorpusSection, store: CleanStore, units: list[CleaningUnit]) -> Iterable[Places] | None:

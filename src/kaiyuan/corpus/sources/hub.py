@@ -55,6 +55,17 @@ def identity(source: Source) -> str:
         raise _failure(source, error) from None
 
 
+def rows(path: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset as they are; a ``DataError`` if it cannot be read."""
+    source = Source(path=path)
+    try:
+        yield from map(dict, _open(source))
+    except DataError:
+        raise
+    except Exception as error:  # of many libraries
+        raise _failure(source, error) from None
+
+
 def read(part: Part, source: Source) -> Iterator[Item]:
     """Rows of the shards of ``part``, placed by shard and number."""
     dataset, fields = _open(source), Fields(source)
