@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaiyuan.curation.balance import Balance, choose, quotas, table
+from kaiyuan.curation.balance import Balance, choose, full_label, quotas, table
 
 COUNTS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 60), min_size=1)
 SETTINGS = st.builds(
@@ -52,6 +52,15 @@ def test_temperature_caps_and_weights() -> None:
     repeated = quotas(counts, Balance(temperature=0, total=300, most_repeats=4))
     assert repeated == {"maths/algebra": 100, "maths/geometry": 100, "law/civil": 100}
     assert quotas(counts, Balance(weights={"law": 0.0}))["law/civil"] == 0
+
+
+def test_labels_of_several_dimensions() -> None:
+    known = {"language": "zh", "difficulty": 3}
+    assert full_label("maths/algebra", ["language", "kind", "difficulty"], known) == "maths/algebra zh - 3"
+    counts = {"maths/algebra en": 40, "maths/algebra zh": 10, "maths/geometry zh": 10, "law/civil en": 40}
+    assert quotas(counts, Balance(caps={"maths": 8, "maths/algebra": 9, "maths/algebra en": 30, "law/civil": 3})) == {
+        "maths/algebra en": 30, "maths/algebra zh": 9, "maths/geometry zh": 8, "law/civil en": 3,
+    }  # fmt: skip
 
 
 @given(st.integers(1, 30), st.integers(0, 90))

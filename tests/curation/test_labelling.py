@@ -39,6 +39,9 @@ def test_a_model_labels_what_has_no_label_and_balancing_follows(tmp_path: Path) 
     manifest = build(folder, "v1", Selection(critique=False, balance=balance))
     assert manifest["labels"]["before"] == dict(sorted(topics.items()))
     assert set(manifest["labels"]["after"].values()) == {20 // len(topics)}
+    by = build(folder, "v2", Selection(critique=False, balance=Balance(by=["language", "kind"])))["labels"]["before"]
+    assert (by["mathematics/arithmetic zh math"], by["mathematics/arithmetic en math"]) == (12, 13)
+    assert len(by) == len(topics) + 1 and sum(by.values()) == 64
 
 
 def test_labels_outside_of_the_taxonomy_are_isolated(tmp_path: Path) -> None:

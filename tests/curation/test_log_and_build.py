@@ -14,6 +14,7 @@ from curated import decision, folder_of, sample
 
 from kaiyuan.curation.balance import Balance
 from kaiyuan.curation.build import Selection, build, describe, diff
+from kaiyuan.curation.command import trace_sample
 from kaiyuan.curation.log import DecisionLog, read_log, standings
 from kaiyuan.curation.places import DECISIONS
 from kaiyuan.errors import DataError, KaiyuanError
@@ -139,6 +140,24 @@ def test_the_difference_of_versions_says_why(tmp_path: Path) -> None:
                                         f"- {SAMPLES[11].hash}  other settings or candidates"])  # fmt: skip
     with pytest.raises(DataError, match=r"no version 'v3'; there are v1, v2"):
         diff(folder, "v1", "v3")
+
+
+def test_every_decision_about_a_sample_can_be_traced(tmp_path: Path) -> None:
+    of = SAMPLES[3]
+    folder = folder_of(tmp_path, SAMPLES, [
+        decision(of, "rules", "keep", by="rules"), decision(SAMPLES[4], "rules", "keep"),
+        decision(of, "critique", "2", by="large", reasons=("a step is missing",)),
+        decision(of, "human", "drop", by="ann"),
+    ])  # fmt: skip
+    assert trace_sample(folder, of.hash[:6]).splitlines() == [
+        of.hash,
+        "       1  2026-01-01T00:00:00  rules by rules: keep  [1]",
+        "       3  2026-01-01T00:00:00  critique by large: 2: a step is missing  [1]",
+        "       4  2026-01-01T00:00:00  human by ann: drop  [1]",
+    ]
+    for name, problem in (("", "more than one"), ("xyz", "the log knows nothing")):
+        with pytest.raises(DataError, match=problem):
+            trace_sample(folder, name)
 
 
 def test_labels_of_the_log_outweigh_those_of_the_sample(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,13 +22,16 @@ from kaiyuan.settings import Settings
 class Balance(Settings):
     """How labels are balanced."""
 
+    by: list[Literal["language", "kind", "difficulty"]] = []
+    """What makes a label beside the topic: with language and difficulty, ``mathematics/algebra zh 3`` is one."""
+
     temperature: float = Field(default=1.0, ge=0, le=1)
     total: int = Field(default=0, ge=0)
     """Samples of the whole, repeats counted; 0 for as many as there are."""
     cap: int = Field(default=0, ge=0)
     """Most of any one label; 0 for no cap."""
     caps: dict[str, int] = {}
-    """Most of single labels (topics or domains)."""
+    """Most of single labels; the name of a topic or domain holds for each label of it."""
     weights: dict[str, float] = {}
     """How much more (or less) of single labels than their counts say."""
     most_repeats: int = Field(default=1, ge=1, le=16)
@@ -68,8 +72,14 @@ def _room(label: str, count: int, settings: Balance) -> int:
 
 
 def _named(values: Mapping[str, float], label: str, default: float) -> float:
-    """The value of a topic, else that of its domain."""
-    return values.get(label, values.get(label.partition("/")[0], default))
+    """The value of a label, else that of its topic, else that of its domain."""
+    names = (label, label.partition(" ")[0], label.partition("/")[0])
+    return next((values[name] for name in names if name in values), default)
+
+
+def full_label(topic: str, by: Sequence[str], known: Mapping[str, Any]) -> str:
+    """``topic`` and what is ``known`` of each of ``by``, "-" where nothing is."""
+    return " ".join([topic, *(str(known.get(name) or "-") for name in by)])
 
 
 def _largest_remainders(wanted: Mapping[str, float], total: int) -> dict[str, int]:

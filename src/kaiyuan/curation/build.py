@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kaiyuan.curation.balance import Balance, choose, quotas, rank, table
+from kaiyuan.curation.balance import Balance, choose, full_label, quotas, rank, table
 from kaiyuan.curation.log import Decision, Standing, read_log, seal_of, standings
 from kaiyuan.curation.pairs import read_pairs
 from kaiyuan.curation.places import CANDIDATES, DECISIONS, MANIFEST, PAIRS, SFT, VERSIONS
@@ -115,37 +115,40 @@ def select(
         standing = known.get(sample.hash, Standing())
         verdict = verdict_of(standing, settings)
         if verdict.kept:
-            groups[label_of(sample, standing)].append(sample)
+            said = {**_labels(sample, standing), "language": sample.language}
+            groups[full_label(said["topic"], settings.balance.by, said)].append(sample)
             tiers[sample.hash] = verdict.tier
         else:
             dropped[verdict.tier] += 1
     before = {label: len(group) for label, group in groups.items()}
     after = quotas(before, settings.balance)
-    chosen: list[tuple[str, Sample, str]] = []
+    chosen: list[tuple[str, Sample]] = []
     for label, group in groups.items():
         times = choose([sample.hash for sample in group], after[label], settings.seed)
         chosen += [
-            (rank(f"{sample.hash} {turn}", settings.seed), sample, label)
+            (rank(f"{sample.hash} {turn}", settings.seed), sample)
             for sample in group
             for turn in range(times[sample.hash])
         ]
     chosen.sort(key=lambda item: item[0])
-    rows = [_row(sample, label, tiers[sample.hash], known.get(sample.hash)) for _, sample, label in chosen]
+    rows = [
+        {**sample.row(), "labels": _labels(sample, known.get(sample.hash, Standing())), "tier": tiers[sample.hash]}
+        for _, sample in chosen
+    ]
     counts = {
-        "samples": len(rows), "different": len({sample.hash for _, sample, _ in chosen}),
+        "samples": len(rows), "different": len({sample.hash for _, sample in chosen}),
         "labels": {"before": dict(sorted(before.items())), "after": dict(sorted(after.items()))},
-        "tiers": dict(sorted(Counter(tiers[sample.hash] for _, sample, _ in chosen).items())),
-        "languages": dict(sorted(Counter(sample.language for _, sample, _ in chosen).items())),
+        "tiers": dict(sorted(Counter(tiers[sample.hash] for _, sample in chosen).items())),
+        "languages": dict(sorted(Counter(sample.language for _, sample in chosen).items())),
         "dropped": dict(sorted(dropped.items())),
     }  # fmt: skip
     return rows, counts
 
 
-def _row(sample: Sample, label: str, tier: str, standing: Standing | None) -> dict[str, Any]:
-    details = standing.label.details if standing and standing.label and standing.topic else {}
-    said = {name: value for name, value in details.items() if name != "calls"}
-    labels = {**sample.labels, **said, "topic": label, "domain": label.partition("/")[0]}
-    return {**sample.row(), "labels": labels, "tier": tier}
+def _labels(sample: Sample, standing: Standing) -> dict[str, Any]:
+    """All labels: those of the log in front of the sample's own."""
+    topic = label_of(sample, standing)
+    return {**sample.labels, **standing.labels, "topic": topic, "domain": topic.partition("/")[0]}
 
 
 def describe(manifest: dict[str, Any]) -> str:
@@ -183,9 +186,7 @@ def diff(folder: Path, old: str, new: str) -> str:
 def _why(decisions: Sequence[Decision]) -> str:
     if not decisions:
         return "other settings or candidates"
-    last = decisions[-1]
-    reasons = f": {', '.join(last.reasons)}" if last.reasons else ""
-    return f"{last.tier} by {last.by}: {last.verdict}{reasons}"
+    return decisions[-1].summary
 
 
 def _manifest(folder: Path, name: str) -> dict[str, Any]:

@@ -135,6 +135,17 @@ def diff(folder: Folder, old: str, new: str) -> None:
     print(difference(folder, old, new))
 
 
+@curate.command()
+def trace(folder: Folder, sample: Annotated[str, typer.Argument(metavar="HASH", help="Or its beginning.")]) -> None:
+    """Say every decision about a sample: who, when, which version, why.
+
+    Example: kaiyuan curate trace data/mine 4f0c9a
+    """
+    from kaiyuan.curation.command import trace_sample
+
+    print(trace_sample(folder, sample))
+
+
 def review(
     folder: Folder,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 8100,

@@ -12,7 +12,7 @@ from kaiyuan.curation.asking import ModelTier
 from kaiyuan.curation.balance import table
 from kaiyuan.curation.build import Selection, build, describe
 from kaiyuan.curation.judges import Judges, load_judges
-from kaiyuan.curation.log import KEEP, Decision, DecisionLog, Standing, standings
+from kaiyuan.curation.log import KEEP, Decision, DecisionLog, Standing, read_log, standings
 from kaiyuan.curation.pairs import Pair, read_pairs
 from kaiyuan.curation.places import CANDIDATES, DECISIONS, PAIRS
 from kaiyuan.curation.rules import NEAR, check
@@ -120,6 +120,19 @@ def check_pair_files(folder: Path, paths: Sequence[Path]) -> str:
         f"{len(found):,} pairs, {left_out.total():,} left out, {len(found) - len(passed):,} refused",
         *(f"{count:8,}  {reason}" for reason, count in (left_out + reasons).most_common()), "",
         describe_lengths(length_bias(lengths)), "", table(labels, kept),
+    ])  # fmt: skip
+
+
+def trace_sample(folder: Path, name: str) -> str:
+    """Every decision about a sample or pair, in order, with its number in the log; ``name`` begins its hash."""
+    found = [item for item in enumerate(read_log(folder / DECISIONS), 1) if item[1].sample.startswith(name)]
+    samples = {decision.sample for _, decision in found}
+    if len(samples) != 1:
+        problem = "more than one begins so" if samples else "the log knows nothing of it"
+        raise DataError(f"{folder}: {name!r}: {problem}; give the hash of a sample as rows of a version have it")
+    return "\n".join([
+        *samples,
+        *(f"{number:8,}  {decision.time[:19]}  {decision.summary}  [{decision.version}]" for number, decision in found),
     ])  # fmt: skip
 
 

@@ -49,6 +49,12 @@ class Decision:
         """Whether the two differ in nothing but when they were made."""
         return replace(self, time=other.time) == other
 
+    @property
+    def summary(self) -> str:
+        """Who said what, and why."""
+        reasons = f": {', '.join(self.reasons)}" if self.reasons else ""
+        return f"{self.tier} by {self.by}: {self.verdict}{reasons}"
+
     def line(self) -> bytes:
         values = {name: value for name, value in asdict(self).items() if value not in ((), {})}
         return (json.dumps(values, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
@@ -170,6 +176,12 @@ class Standing:
     def topic(self) -> str:
         """That the newest label says; "" without one."""
         return self.label.verdict if self.label and self.label.verdict != NONE else ""
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What the newest label says beside the topic: kind, difficulty, and how sure a scorer is."""
+        details = self.label.details if self.label and self.topic else {}
+        return {name: value for name, value in details.items() if name != "calls"}
 
     @property
     def votes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kaiyuan.curation.balance import Balance, quotas, rank, table
+from kaiyuan.curation.balance import Balance, full_label, quotas, rank, table
 from kaiyuan.curation.lengths import Lengths, balance_lengths, describe, in_couples, length_bias
 from kaiyuan.curation.log import KEEP, Standing
 from kaiyuan.curation.pairs import Pair
@@ -44,7 +44,8 @@ def select(
             dropped[reason] += 1
         else:
             passed[pair.hash] = pair
-            groups[label_of(pair, standing)][pair.hash] = pair.lengths
+            said = {"kind": pair.extra.get("kind"), **_labels(pair, standing), "language": pair.language}
+            groups[full_label(said["topic"], settings.balance.by, said)][pair.hash] = pair.lengths
     for label, group in groups.items():
         even = balance_lengths(group, settings.length_share, seed)
         dropped["length balance"] += len(group) - len(even)
@@ -52,18 +53,21 @@ def select(
     before = {label: len(group) for label, group in groups.items()}
     after = quotas(before, settings.balance)
     chosen = [
-        (rank(f"{name} {turn}", seed), name, label)
+        (rank(f"{name} {turn}", seed), name)
         for label, group in groups.items()
         for turn, name in _turns(in_couples(group, seed), after.get(label, 0))
     ]
-    rows = [_row(passed[name], label) for _, name, label in sorted(chosen)]
+    rows = [
+        {**passed[name].row(), "labels": _labels(passed[name], known.get(name, Standing()))}
+        for _, name in sorted(chosen)
+    ]
     return rows, {
-        "pairs": len(rows), "different": len({name for _, name, _ in chosen}),
+        "pairs": len(rows), "different": len({name for _, name in chosen}),
         "labels": {"before": dict(sorted(before.items())), "after": dict(sorted(after.items()))},
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
         "length": {
             "before": length_bias(pair.lengths for pair in passed.values()),
-            "after": length_bias(passed[name].lengths for _, name, _ in chosen),
+            "after": length_bias(passed[name].lengths for _, name in chosen),
         },
     }  # fmt: skip
 
@@ -79,8 +83,9 @@ def _why_not(standing: Standing) -> str:
     return "" if standing.rules.verdict == KEEP else "rules"
 
 
-def _row(pair: Pair, label: str) -> dict[str, Any]:
-    return {**pair.row(), "labels": {**pair.labels, "topic": label, "domain": label.partition("/")[0]}}
+def _labels(pair: Pair, standing: Standing) -> dict[str, Any]:
+    topic = label_of(pair, standing)
+    return {**pair.labels, **standing.labels, "topic": topic, "domain": topic.partition("/")[0]}
 
 
 def describe_pairs(counts: Mapping[str, Any]) -> str:
