@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaiyuan.corpus.sources import Document, Source, document_id
+from kaiyuan.curation.critique import authors
 from kaiyuan.curation.extract import extract
 from kaiyuan.curation.extract.chats import NoChat, conversation
 from kaiyuan.curation.extract.code import functions
@@ -323,6 +324,16 @@ def test_rows_of_synthesis_name_their_author() -> None:
     assert (sample.author, sample.labels["topic"]) == ("answerer", "a/b")
     with pytest.raises(DataError, match=r"x: message 2 is out of turn"):
         sample_of({"messages": [USER, USER]}, "x")
+
+
+def test_extracted_rows_of_synthesis_keep_author_and_labels(tmp_path: Path) -> None:
+    trail = [{"step": "responses", "model": "answerer", "served_as": "answerer-2"}]
+    row = {"messages": [USER, ANSWER], "labels": {"topic": "a/b"}, "provenance": {"trail": trail}}
+    (tmp_path / "sft.jsonl").write_text(json.dumps(row))
+    (sample,) = extract([Source(path=str(tmp_path / "sft.jsonl"))], Extracted())
+    assert (sample.author, sample.labels, set(authors(sample))) == (
+        "answerer", {"topic": "a/b"}, {"answerer", "answerer-2"},
+    )  # fmt: skip
 
 
 @given(st.text(alphabet="QA问答：: \n#1.解例-？?`x", max_size=200))
