@@ -287,18 +287,35 @@ def inspect(folder: ModelFolder) -> None:
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A preset (hunyuan-large, 1b, ...) or a model folder.")],
     gpus: Annotated[int, typer.Option(min=1, help="How many GPUs share the work.")] = 8,
-    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of one GPU in GiB.")] = 80.0,
-    tflops: Annotated[float, typer.Option(min=0.1, help="What one GPU really reaches, in TFLOP/s.")] = 350.0,
-    tokens: Annotated[float, typer.Option(min=1, help="Tokens to train on.")] = 7e12,
+    kind: Annotated[
+        str | None, typer.Option(help="h100, h200, h800, h20 or a100: list the layouts on such GPUs.")
+    ] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="Memory of one GPU in GiB, without --kind.")] = 80.0,
+    tflops: Annotated[float, typer.Option(min=0.1, help="What one reaches, in TFLOP/s, without --kind.")] = 350.0,
+    tokens: Annotated[str, typer.Option(help="Tokens to train on: 7T, 7e12.")] = "7T",
     context: Annotated[int, typer.Option(min=1, help="Sequence length.")] = 4096,
+    batch: Annotated[str, typer.Option(help="Tokens of a step, with --kind.")] = "8388608",
+    price: Annotated[float | None, typer.Option(min=0, help="Dollars an hour and GPU, with --kind.")] = None,
+    decide: Annotated[str, typer.Option(help="As [parallel] decide: globally or 'per rank'.")] = "globally",
+    json: Annotated[bool, typer.Option("--json", help="All layouts for other programs, with --kind.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Follow a step of the best layout in the real program too, with --kind.")
+    ] = False,
 ) -> None:
-    """Work out parameters, memory, KV cache and training time from the config alone, before you pay.
+    """Work out parameters, memory, KV cache, layouts and training time from the config alone, before you pay.
 
-    Example: kaiyuan plan hunyuan-large --gpus 2048 --tokens 7e12
+    Example: kaiyuan plan hunyuan-large --gpus 2048 --kind h100 --tokens 7T
     """
-    from kaiyuan.scaling.plan import describe_plan
+    from kaiyuan.scaling.plan import describe_plan, number
 
-    print(describe_plan(model, gpus, gpu_memory, tflops, tokens, context))
+    if kind is None:
+        if json or trace:
+            raise KaiyuanError("--json and --trace are of layouts: name the GPUs with --kind")
+        print(describe_plan(model, gpus, gpu_memory, tflops, number(tokens), context))
+        return
+    from kaiyuan.scaling.layouts_text import describe_layouts
+
+    print(describe_layouts(model, kind, gpus, number(tokens), context, number(batch), price, decide, json, trace))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.parallel import expert
 from kaiyuan.training.parallel.layout import Layout
 from kaiyuan.training.parallel.parallel import Parallel
+from kaiyuan.training.parallel.trace import StepTrace, trace_step, watched
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
 CONFIG = ModelConfig(
@@ -166,46 +167,6 @@ def train_long(folder: Path, pause: float = 0.0, clock: bool = False) -> Run:
             time.time = real
 
 
-def received(layout: Layout) -> dict[str, int]:
-    """Bytes of activations that this rank receives from others in one step, by kind."""
-    from kaiyuan.training.parallel import collectives
-
-    found = dict.fromkeys(("experts", "routing", "tensor", "context"), 0)
-    originals = (collectives.gathered, collectives.scattered_sum, collectives.exchanged, expert.gathered)
-    kinds: dict[Any, str] = {}
-
-    def gathered(x: Tensor, group: Any, dim: int = 0) -> Tensor:
-        if x.is_floating_point():
-            found[kinds[group]] += x.nbytes * (group.size() - 1)
-        return originals[0](x, group, dim)
-
-    def scattered_sum(x: Tensor, group: Any, dim: int = 0) -> Tensor:
-        found[kinds[group]] += x.nbytes // group.size() * (group.size() - 1)
-        return originals[1](x, group, dim)
-
-    def exchanged(x: Tensor, sent: list[int], got: list[int], group: Any) -> Tensor:
-        if x.is_floating_point():
-            found["experts"] += (sum(got) - got[group.rank()]) * x[:1].numel() * x.element_size()
-        return originals[2](x, sent, got, group)
-
-    mesh = Parallel.__init__
-
-    def watched(self: Parallel, *inputs: Any) -> None:
-        mesh(self, *inputs)
-        kinds.update({self.mesh.tokens: "routing", self.mesh.group("tensor"): "tensor"})
-        kinds[self.mesh.group("context")] = "context"
-
-    collectives.gathered, collectives.scattered_sum, collectives.exchanged = gathered, scattered_sum, exchanged
-    expert.gathered = gathered
-    Parallel.__init__ = watched  # type: ignore[method-assign]
-    try:
-        train(layout, {"steps": 1})
-    finally:
-        collectives.gathered, collectives.scattered_sum, collectives.exchanged, expert.gathered = originals
-        Parallel.__init__ = mesh  # type: ignore[method-assign]
-    return found
-
-
 def train_with_a_bad_layer(folder: Path) -> Run:
     """Three steps in which, from the second on, layer 2 of rank 1 gives numbers that are none."""
     one_step = Trainer._one_step
@@ -224,8 +185,6 @@ def train_with_a_bad_layer(folder: Path) -> Run:
 
 def booked(layout: Layout, settings: TrainerSettings) -> dict[str, float]:
     """Bytes that this rank sends in the second step of a real run, by kind, as ``trace_step`` counts them."""
-    from kaiyuan.training.parallel.trace import watched
-
     with torch.device("meta"):
         model = Transformer(CONFIG, torch.bfloat16)
     parallel = Parallel(layout, torch.device("cpu"))
@@ -240,9 +199,8 @@ def booked(layout: Layout, settings: TrainerSettings) -> dict[str, float]:
     return {kind: traffic.sent for kind, traffic in ledger.traffic.items()}
 
 
-def traced(layout: Layout, settings: TrainerSettings) -> dict[str, float]:
-    """The same of this rank of a pretended group."""
-    from kaiyuan.training.parallel.trace import trace_step
-
-    found = trace_step(CONFIG, layout, 8, 32, settings)
-    return {kind: traffic.sent for kind, traffic in found.traffic.items() if kind != "once"}
+def traced(
+    layout: Layout, settings: TrainerSettings, config: ModelConfig = CONFIG, rows: int = 8, length: int = 32
+) -> StepTrace:
+    """A step of this rank of a pretended group."""
+    return trace_step(config, layout, rows, length, settings)

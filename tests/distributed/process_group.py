@@ -20,12 +20,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from kaiyuan.training.parallel.traffic import pretend
+from kaiyuan.training.parallel.rank_state import pretend
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["torch._dynamo", "torch.distributed.pipelining", "kaiyuan.checkpoint.sharded", "kaiyuan.training.trainer",
-     "kaiyuan.training.parallel.parallel", "kaiyuan.training.parallel.traffic"]
+     "kaiyuan.training.parallel.parallel", "kaiyuan.training.parallel.rank_state"]
 )  # fmt: skip
 
 

@@ -119,6 +119,19 @@ def _check(**values: float) -> None:
         raise ConfigError(listing("nothing can be planned with these numbers", problems))
 
 
+def number(text: str) -> float:
+    """``7T``, ``1.5B``, ``8M``, ``64K`` or plain digits as a number."""
+    units = {"T": 1e12, "B": 1e9, "M": 1e6, "K": 1e3}
+    digits, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1.0)
+    try:
+        value = float(digits) * unit
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= 1e18:
+        raise ConfigError(f"{text!r} is not a number of tokens from 1 to 1e18, such as 7T or 7e12")
+    return value
+
+
 def find_config(model: str | Path) -> ModelConfig:
     """The config of a preset's name, or of a model folder's ``config.json``."""
     if str(model) in presets.names():

@@ -26,7 +26,7 @@ def _sizes(config: ModelConfig, layer: LayerShape) -> tuple[int, int, int]:
     return config.hidden_size, query, config.num_kv_heads * config.head_dim if layer.owns_kv else 0
 
 
-def _kept(config: ModelConfig, layer: LayerShape, recompute: Recompute) -> int:
+def kept_elements(config: ModelConfig, layer: LayerShape, recompute: Recompute) -> int:
     """bfloat16 elements that one layer keeps of one token.
 
     ``4 D + 3 Q + 3 G + 3 S + 3 k F``: input and output of both norms; query before and after RoPE and norm, and
@@ -44,7 +44,7 @@ def _kept(config: ModelConfig, layer: LayerShape, recompute: Recompute) -> int:
     return 4 * hidden + 3 * query + 3 * key_value + inner + statistics + routing
 
 
-def _working(config: ModelConfig, layer: LayerShape, recompute: Recompute) -> int:
+def working_elements(config: ModelConfig, layer: LayerShape, recompute: Recompute) -> int:
     """bfloat16 elements a token of the experts' backward pass beyond what is kept: gradients of their output (also
     sorted), of the activation, and of gate and up; and what is computed again.
     """
@@ -52,7 +52,7 @@ def _working(config: ModelConfig, layer: LayerShape, recompute: Recompute) -> in
     if recompute == "experts":
         again = 3 * layer.top_k * layer.expert_size
     elif recompute == "blocks":
-        again = _kept(config, layer, "none") - config.hidden_size
+        again = kept_elements(config, layer, "none") - config.hidden_size
     wide = layer.top_k * max(3 * layer.expert_size + config.hidden_size, 2 * layer.expert_size + 2 * config.hidden_size)
     return 2 * config.hidden_size + wide + again
 
@@ -69,7 +69,7 @@ def largest_layer(config: ModelConfig) -> int:
 
 def kept_bytes(config: ModelConfig, recompute: Recompute = "none") -> int:
     """Bytes a token that the forward pass keeps: all layers, the final norm's input and output."""
-    return 2 * (sum(_kept(config, layer, recompute) for layer in config.layers()) + 2 * config.hidden_size)
+    return 2 * (sum(kept_elements(config, layer, recompute) for layer in config.layers()) + 2 * config.hidden_size)
 
 
 def _loss_bytes(config: ModelConfig, tokens: int) -> int:
@@ -80,7 +80,7 @@ def _loss_bytes(config: ModelConfig, tokens: int) -> int:
 
 def working_bytes(config: ModelConfig, tokens: int, recompute: Recompute = "none") -> int:
     """Bytes that come and go: the loss's or those of the layer that needs most."""
-    layers = max(_working(config, layer, recompute) for layer in config.layers())
+    layers = max(working_elements(config, layer, recompute) for layer in config.layers())
     return max(_loss_bytes(config, tokens), 2 * layers * tokens)
 
 
@@ -89,12 +89,12 @@ def over_the_state(config: ModelConfig, tokens: int, recompute: Recompute = "non
     head = 2 * config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     gradients = 2 * count_parameters(config).total
     features = 2 * 2 * config.hidden_size * tokens
-    kept = [2 * _kept(config, layer, recompute) * tokens for layer in config.layers()]
+    kept = [2 * kept_elements(config, layer, recompute) * tokens for layer in config.layers()]
     moments = [sum(kept) + features + _loss_bytes(config, tokens)]
     arrived = head
     for index in reversed(range(config.num_layers)):
         layer = config.layer(index)
         arrived += 2 * _layer_parameters(config, layer)
-        working = 2 * _working(config, layer, recompute) * tokens
+        working = 2 * working_elements(config, layer, recompute) * tokens
         moments.append(sum(kept[: index + 1]) + features + working + arrived)
     return max(moment - gradients for moment in [*moments, gradients + features])

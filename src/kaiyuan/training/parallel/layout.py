@@ -58,16 +58,18 @@ class Layout:
         parts = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) > 1]
         return ", ".join(parts) or "data_shard=1"
 
-    def check(self, config: ModelConfig, rows: int, length: int) -> None:
-        """``ConfigError`` with one reason if the model, or micro-batches of ``rows`` sequences, cannot be so divided.
-
-        ``length`` is the number of tokens of a sequence.
+    def check(self, config: ModelConfig, batch: int, length: int, micro_batches: int = 1) -> None:
+        """``ConfigError`` with one reason if the model, or ``batch`` sequences of ``length`` tokens in
+        ``micro_batches``, cannot be so divided.
         """
-        problem = self._problem(config, rows, length)
+        problem = self._problem(config, batch, length, micro_batches)
         if problem is not None:
             raise ConfigError(f"[parallel] {problem}")
 
-    def _problem(self, config: ModelConfig, rows: int, length: int) -> str | None:
+    def _problem(self, config: ModelConfig, batch: int, length: int, micro_batches: int) -> str | None:
+        if batch % micro_batches:
+            return f"{micro_batches} micro-batches do not divide a batch of {batch} sequences"
+        rows = batch // micro_batches
         groups = -(-config.num_layers // config.cla_share_factor)
         if self.data_shard % self.expert:
             return f"expert={self.expert} takes its ranks from data_shard={self.data_shard} and does not divide it"
@@ -83,4 +85,13 @@ class Layout:
         if self.pipeline > groups:
             return (f"pipeline={self.pipeline} stages for {groups} groups of layers that share keys and values: "
                     "cuts are between them")  # fmt: skip
+        if self.pipeline > micro_batches:
+            return f"pipeline={self.pipeline} needs as many micro_batches, not {micro_batches}"
         return None
+
+
+def own_layers(layers: int, group: int, stages: int, stage: int) -> range:
+    """The layers of ``stage``: whole groups of ``group`` layers, as evenly as they go, earlier stages first."""
+    groups = -(-layers // group)
+    first, last = (groups * number // stages for number in (stage, stage + 1))
+    return range(first * group, min(last * group, layers))

@@ -5,6 +5,7 @@ Works on fake tensors, which have sizes and no memory: what a GPU would hold and
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -46,12 +48,15 @@ class Ledger(TorchDispatchMode):
         """Bytes, now and at most since ``reset_peak``."""
         self.traffic: dict[str, Traffic] = {}
         self._sizes: dict[int, int] = {}
+        self.away = False
 
     def reset(self) -> None:
         """Begin a new step: forget its peak and its traffic, not what is alive."""
         self.peak, self.traffic = self.alive, {}
 
     def __enter__(self) -> Any:
+        # DTensor asks what a whole tensor's result would look like: nothing that is held.
+        ShardingPropagator._fake_mode_lock = _Away(self)  # type: ignore[assignment]
         self._resize = torch.UntypedStorage.resize_
         resize, ledger = self._resize, self
 
@@ -65,9 +70,12 @@ class Ledger(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        ShardingPropagator._fake_mode_lock = contextlib.nullcontext()
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.away:
+            return func(*args, **(kwargs or {}))
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # what it does to its local tensor comes here then
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
@@ -94,6 +102,19 @@ class Ledger(TorchDispatchMode):
     def _send(self, name: str, args: Any) -> None:
         operation, sent, group = _sent(name, args)
         self.traffic.setdefault(self.kind(operation, group.group_name), Traffic()).add(sent)
+
+
+class _Away:
+    """Within it a ledger counts nothing."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def __enter__(self) -> None:
+        self.ledger.away = True
+
+    def __exit__(self, *error: Any) -> None:
+        self.ledger.away = False
 
 
 def _sent(name: str, args: Any) -> tuple[str, float, dist.ProcessGroup]:

@@ -88,14 +88,9 @@ class Parallel:
     def check(self, model: Transformer, batch: Batch, micro_batches: int, attention_dropout: float) -> None:
         """``ConfigError`` with one reason if batches like this one cannot be divided."""
         rows, length = batch.ids_BT.shape
-        if rows % micro_batches:
-            raise ConfigError(f"[parallel] {micro_batches} micro-batches do not divide a batch of {rows} sequences")
         if attention_dropout and self.layout.context > 1:
             raise ConfigError("[parallel] attention_dropout needs context=1: keys that were gathered have no dropout")
-        if self.layout.pipeline > micro_batches:
-            raise ConfigError(f"[parallel] pipeline={self.layout.pipeline} needs as many micro_batches, not "
-                              f"{micro_batches}")  # fmt: skip
-        self.layout.check(model.config, rows // micro_batches, length)
+        self.layout.check(model.config, rows, length, micro_batches)
         if rows // micro_batches // self.layout.data_ranks % batch.group:
             raise ConfigError(f"[parallel] a micro-batch of {rows // micro_batches // batch.group} pairs cannot be "
                               f"divided among {self.layout.data_ranks} data ranks")  # fmt: skip

@@ -23,19 +23,13 @@ from kaiyuan.model.recompute import recomputing
 from kaiyuan.model.routing import RouterStats
 from kaiyuan.model.transformer import Features, Transformer
 from kaiyuan.training.batch import Batch, Objective
+from kaiyuan.training.parallel.layout import own_layers
 from kaiyuan.training.parallel.local_weights import replace_forward
 from kaiyuan.training.parallel.mesh import Mesh
 
 
 class Elsewhere(nn.Module):
     """Stands where another stage has a part of the model: the names of a stage's own parts stay what they are."""
-
-
-def own_layers(layers: int, group: int, stages: int, stage: int) -> range:
-    """The layers of ``stage``: whole groups of ``group`` layers, as evenly as they go, earlier stages first."""
-    groups = -(-layers // group)
-    first, last = (groups * number // stages for number in (stage, stage + 1))
-    return range(first * group, min(last * group, layers))
 
 
 class _WithLoss(torch.autograd.Function):

@@ -30,7 +30,8 @@ def parallelize_attention(attention: Attention, mesh: Mesh) -> None:
 
     def forward(x_BTD: Tensor, shared: KeyValue | None, context: Context) -> tuple[Tensor, KeyValue]:
         with local_weights(attention):
-            out_BTD, shared = compute(gather(x_BTD, group, 1), shared, context)
+            whole_BTD = gather(x_BTD, group, 1).contiguous()  # once, not by each of the products that keep it
+            out_BTD, shared = compute(whole_BTD, shared, context)
         return scatter_sum(out_BTD, group, 1), shared
 
     replace_forward(attention, forward)

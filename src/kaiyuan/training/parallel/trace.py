@@ -74,10 +74,10 @@ def trace_step(
     dtype: torch.dtype = torch.bfloat16,
 ) -> StepTrace:  # fmt: skip
     """A step, not the first, of a batch of ``rows`` sequences in all, on this rank. Needs a
-    process group of ``layout.size`` ranks, such as ``traffic.pretend`` makes; ``ConfigError`` if the trainer would
+    process group of ``layout.size`` ranks, such as ``rank_state.pretend`` makes; ``ConfigError`` if the trainer would
     refuse the layout.
     """
-    layout.check(config, rows // settings.micro_batches, length)
+    layout.check(config, rows, length, settings.micro_batches)
     with torch.device("meta"):
         model = Transformer(config, dtype)
     parallel = Parallel(layout, torch.device("cpu"))

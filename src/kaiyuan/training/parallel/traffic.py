@@ -1,91 +1,134 @@
-"""What a layout costs each rank, before any GPU is paid for: bytes of state, and bytes of each kind of collective.
+"""Bytes that a layout makes each rank send, by kind of parallelism, from sizes alone.
 
-State is read off the real program: the model is built on the meta device and divided by the very code that trains, in a
-process group that only pretends to have so many ranks. Bytes received are counted from the sizes of what is sent; the
-tests compare them with what the collectives of a real run carried.
+Tests compare them with what traced and real runs send.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
-import torch
-import torch.distributed as dist
-from torch.distributed.tensor import DTensor
+from kaiyuan.model.config import LayerShape, ModelConfig
+from kaiyuan.training.parallel.layout import Layout, own_layers
+from kaiyuan.training.parallel.units import Unit, layer_units, root_unit
 
-from kaiyuan.model.config import ModelConfig
-from kaiyuan.model.transformer import Transformer
-from kaiyuan.training.parallel.layout import Layout
-from kaiyuan.training.parallel.parallel import Parallel
 
-STATE = 16
-"""Bytes a parameter: float32 weight, gradient and two moments."""
+@lru_cache(maxsize=1024)
+def _stage(config: ModelConfig, stages: int, stage: int) -> tuple[list[LayerShape], list[tuple[LayerShape, int]]]:
+    first: dict[LayerShape, LayerShape] = {}
+    alike = [first.setdefault(replace(layer, index=0, producer=0), layer) for layer in config.layers()]
+    layers = [alike[index] for index in own_layers(config.num_layers, config.cla_share_factor, stages, stage)]
+    return layers, list(Counter(layers).items())
 
 
 @dataclass(frozen=True)
-class RankState:
-    """What one rank keeps of a model."""
+class Work:
+    """A step: what is trained, how it is divided, and in which parts."""
 
-    parameters: int
-    """Elements of this rank's parts."""
-    largest: int
-    """Elements of the largest block's weights, which the rank gathers to compute it."""
+    config: ModelConfig
+    layout: Layout
+    rows: int
+    """Sequences of a step, in all."""
+    length: int
+    micro_batches: int = 1
+    recompute: str = "none"
+    dropless: bool = False
 
     @property
-    def state_bytes(self) -> int:
-        return STATE * self.parameters
+    def tokens(self) -> int:
+        """Of one rank in one micro-batch."""
+        ranks = self.layout.size // self.layout.pipeline
+        return self.rows * self.length // self.micro_batches // ranks
+
+    def layers(self, stage: int) -> list[LayerShape]:
+        """The layers of a stage, each by the first of the model that is like it."""
+        return _stage(self.config, self.layout.pipeline, stage)[0]
+
+    def counted(self, stage: int) -> list[tuple[LayerShape, int]]:
+        """The same, each once, with their number."""
+        return _stage(self.config, self.layout.pipeline, stage)[1]
+
+    def root(self, stage: int) -> Unit:
+        return root_unit(self.config, self.layout, stage == 0, stage == self.layout.pipeline - 1)
 
 
-def pretend(world: int, rank: int = 0) -> None:
-    """Make a process group of ``world`` ranks that does nothing. The process can have no other."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
+class Sent(NamedTuple):
+    """One kind of collective of a step on one rank."""
 
-    dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
-
-
-def rank_state(config: ModelConfig, layout: Layout, dtype: torch.dtype = torch.bfloat16) -> RankState:
-    """What this rank would keep. Needs a process group of ``layout.size`` ranks, such as ``pretend`` makes."""
-    with torch.device("meta"):
-        model = Transformer(config, dtype)
-    Parallel(layout, torch.device("cpu")).divide(model)
-    blocks = [sum(_gathered(weight) for weight in block.parameters()) for block in model.layers]
-    return RankState(sum(_own(weight) for weight in model.parameters()), max(blocks))
+    kind: str
+    dims: tuple[str, ...]
+    """Of the mesh: the ranks that take part."""
+    calls: float
+    sent: float
+    """Bytes that the rank sends to others, by a ring where it is one."""
 
 
-def _own(weight: torch.Tensor) -> int:
-    assert isinstance(weight, DTensor)
-    return weight.to_local().numel()
+def traffic(work: Work, stage: int = 0) -> list[Sent]:
+    """What a rank of ``stage`` sends in a step, but for a few bytes of losses, norms and statistics.
 
-
-def _gathered(weight: torch.Tensor) -> int:
-    """Elements of ``weight`` that a rank computes with: all but what other ranks of tensor or expert have."""
-    assert isinstance(weight, DTensor)
-    names = weight.device_mesh.mesh_dim_names or ()
-    parts = 1
-    for name, size, place in zip(names, weight.device_mesh.shape, weight.placements, strict=True):
-        parts *= size if name in ("expert", "tensor") and place.is_shard() else 1
-    return weight.numel() // parts
-
-
-def traffic(config: ModelConfig, layout: Layout, rows: int, length: int, width: int = 2) -> dict[str, float]:
-    """Bytes that a rank receives in a step of one micro-batch of ``rows`` sequences in all, by kind, first layers of a
-    pipeline included alike. ``width`` is the bytes of an activation.
-
-    ``experts``: tokens to their experts and back, and their gradients, if loads are even. ``routing``: the router's
-    probabilities. ``tensor``: sequences and sums around attention. ``context``: keys and values of the layers that
-    own them. ``pipeline``: activations between two stages.
+    ``weights`` and ``gradients``: FSDP's; ``replicas``: HSDP's sums. ``experts``: tokens to their experts and back, and
+    their gradients, if loads are even. ``routing``: the router's probabilities and the counts. ``tensor``: sequences
+    and sums around attention. ``context``: keys and values of the layers that own them. ``pipeline``: activations and
+    their gradients between stages; ``tied``: the gradient of an embedding that two stages have. Layers that are
+    computed again send again what their forward pass sends.
     """
-    ranks = layout.size // layout.pipeline
-    tokens = rows * length // ranks
-    hidden, layers = config.hidden_size * width, [config.layer(index) for index in range(config.num_layers)]
-    mine = layers[: -(-len(layers) // layout.pipeline)]
-    whole = tokens * layout.tensor
-    key_value = 2 * config.num_kv_heads * config.head_dim * width // layout.tensor
-    away = (layout.expert - 1) / layout.expert
+    return [sent for sent in (*_state(work, stage), *_activations(work, stage)) if sent.sent]
+
+
+def total(found: Sequence[Sent]) -> dict[str, float]:
+    """Bytes by kind."""
     return {
-        "experts": sum(4 * tokens * layer.top_k * hidden * away for layer in mine),
-        "routing": sum(tokens * (ranks - 1) * layer.num_experts * 4 for layer in mine),
-        "tensor": 4 * len(mine) * whole * hidden * (layout.tensor - 1) / layout.tensor,
-        "context": sum(2 * whole * key_value * (layout.context - 1) for layer in mine if layer.owns_kv),
-        "pipeline": 2 * tokens * hidden if layout.pipeline > 1 else 0,
+        kind: sum(sent.sent for sent in found if sent.kind == kind) for kind in dict.fromkeys(s.kind for s in found)
     }
+
+
+def _state(work: Work, stage: int) -> Iterator[Sent]:
+    layout = work.layout
+    staged = layout.pipeline > 1
+    units = [
+        (unit, 1 if staged else 2, count)
+        for layer, count in work.counted(stage)
+        for unit in layer_units(work.config, layout, layer)
+    ]
+    units.append((work.root(stage), 1, 1))
+    copies = layout.data_replicate
+    for unit, passes, count in units:
+        times = count * (1 if staged else work.micro_batches)
+        others = unit.gathered - unit.own
+        yield Sent("weights", unit.dims, passes * times, passes * times * unit.width * others)
+        yield Sent("gradients", unit.dims, times, times * 4 * others)
+        yield Sent("replicas", ("replicate",), times, times * 8 * unit.own * (copies - 1) / copies)
+    if staged and work.config.tie_word_embeddings and stage in (0, layout.pipeline - 1):
+        yield Sent("tied", ("pipeline",), 1, 4 * work.root(0).own)
+
+
+def _activations(work: Work, stage: int) -> Iterator[Sent]:
+    config, layout, tokens = work.config, work.layout, work.tokens
+    hidden, ranks, parts = 2 * config.hidden_size, layout.size // layout.pipeline, work.micro_batches
+    again = 1 if work.recompute == "blocks" else 0
+    whole = tokens * layout.tensor
+    key_value = 2 * 2 * config.num_kv_heads * config.head_dim // layout.tensor
+    for layer, count in work.counted(stage):
+        forward, both = count * parts * (1 + again), count * parts * (2 + again)
+        away = (layout.expert - 1) / layout.expert
+        yield Sent("experts", ("expert",), 2 * both, 2 * both * tokens * layer.top_k * hidden * away)
+        counts = 8 * layer.num_experts * away
+        yield Sent("routing", ("expert",), forward, forward * counts)
+        if layout.decide == "globally" and work.dropless:
+            yield Sent(
+                "routing", TOKENS, 3 * forward, forward * 2 * 4 * (2 * layer.num_experts + 1) * (ranks - 1) / ranks
+            )
+        elif layout.decide == "globally":
+            yield Sent("routing", TOKENS, forward, forward * tokens * (ranks - 1) * layer.num_experts * 4)
+        yield Sent("tensor", ("tensor",), 2 * both, 2 * both * whole * hidden * (layout.tensor - 1) / layout.tensor)
+        if layer.owns_kv:
+            yield Sent("context", ("context",), both, both * whole * key_value * (layout.context - 1))
+    neighbours = (stage > 0) + (stage < layout.pipeline - 1)
+    yield Sent("pipeline", ("pipeline",), neighbours * parts, neighbours * parts * tokens * hidden)
+
+
+TOKENS = ("replicate", "shard", "context", "expert", "tensor")
+"""The ranks that together hold all tokens of a micro-batch."""
