@@ -2,13 +2,14 @@
 machine.
 
     python benchmarks/train_step.py                      # the sizes of docs/lab-notes.md
-    python benchmarks/train_step.py --batch 16 --peers grouped_mm
+    python benchmarks/train_step.py --shape demo         # those of recipes/demo.toml
+    python benchmarks/train_step.py --shape mid --peers grouped_mm
 
 A step is forward pass, loss, backward pass, clipping and AdamW. Ours keeps float32 parameters and optimiser state and
-computes in bfloat16. The peer runs with each of its expert implementations, all in bfloat16 (``pure``: parameters and
-optimiser state too, which moves half of our bytes) and, with ``--autocast``, under autocast with float32 parameters,
-as ours. Every contender has a process of its own; their steps take turns, so a slow minute of the machine hits all of
-them, and medians are compared.
+computes in bfloat16, with kernels and (``plain``) without. The peer runs with each of its expert implementations, each
+with parameters, optimiser state and arithmetic in bfloat16 (half of our bytes) and in float32; with ``--dtypes
+autocast`` under autocast with float32 parameters, as ours. Every contender has a process of its own; their steps take
+turns, so a slow minute of the machine hits all of them, and medians are compared.
 """
 
 from __future__ import annotations
@@ -24,20 +25,28 @@ from typing import Any
 import torch
 
 Step = Callable[[], float]
+SHAPES = {
+    "small": {"batch": 4, "length": 512, "hidden": 256, "layers": 6, "width": 512, "heads": 8, "vocabulary": 8192},
+    "demo": {"batch": 4, "length": 256, "hidden": 192, "layers": 2, "width": 256, "heads": 6, "vocabulary": 4096},
+    "mid": {"batch": 4, "length": 512, "hidden": 512, "layers": 8, "width": 1024, "heads": 8, "vocabulary": 8192},
+}
 
 
-def our_step(options: argparse.Namespace) -> Step:
+def our_step(options: argparse.Namespace, plain: bool) -> Step:
     from kaiyuan import ModelConfig
+    from kaiyuan.model.fused import use_kernels
     from kaiyuan.model.loss import cross_entropy_sum
     from kaiyuan.model.routing import RoutingPolicy
     from kaiyuan.model.transformer import Transformer
     from kaiyuan.training.allocator import keep_freed_memory
-    from kaiyuan.training.optimizer import adamw, set_lr
+    from kaiyuan.training.optimizer import adamw, clip, set_lr
 
     keep_freed_memory()
+    use_kernels(not plain)
     config = ModelConfig(
-        vocab_size=options.vocabulary, hidden_size=options.hidden, num_layers=options.layers, num_attention_heads=8,
-        num_kv_heads=2, head_dim=options.hidden // 8, intermediate_size=options.width, rope_alpha=1000.0,
+        vocab_size=options.vocabulary, hidden_size=options.hidden, num_layers=options.layers,
+        num_attention_heads=options.heads, num_kv_heads=2, head_dim=options.hidden // options.heads,
+        intermediate_size=options.width, rope_alpha=1000.0,
         cla_share_factor=options.cla,
     )  # fmt: skip
     model = Transformer(config, torch.bfloat16).to(options.device).train()
@@ -52,23 +61,27 @@ def our_step(options: argparse.Namespace) -> Step:
         loss = cross_entropy_sum(features.x_BTD, model.head_weight, ids[:, 1:]) / ids[:, 1:].numel()
         balance = torch.stack([stats.balance_loss for stats in features.router]).mean()
         (loss + 0.01 * balance).backward()
-        return finish(model, optimizer, loss)
+        clip(model, optimizer, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
 
     return step
 
 
-def peer_step(options: argparse.Namespace, experts: str, autocast: bool) -> Step:
+def peer_step(options: argparse.Namespace, experts: str, kind: str) -> Step:
     from transformers import HunYuanMoEV1Config, HunYuanMoEV1ForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     config = HunYuanMoEV1Config(
         vocab_size=options.vocabulary, hidden_size=options.hidden, num_hidden_layers=options.layers,
-        num_attention_heads=8, num_key_value_heads=2, head_dim=options.hidden // 8, intermediate_size=options.width,
+        num_attention_heads=options.heads, num_key_value_heads=2, head_dim=options.hidden // options.heads,
+        intermediate_size=options.width,
         num_experts=16, moe_topk=1, tie_word_embeddings=True, max_position_embeddings=options.length,
         rope_parameters={"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0},
     )  # fmt: skip
-    dtype = torch.float32 if autocast else torch.bfloat16
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     torch.manual_seed(0)
     model = (
         HunYuanMoEV1ForCausalLM._from_config(config, experts_implementation=experts).to(options.device, dtype).train()
@@ -77,10 +90,13 @@ def peer_step(options: argparse.Namespace, experts: str, autocast: bool) -> Step
     ids = tokens(options)[:, :-1]
 
     def step() -> float:
-        with torch.autocast(options.device, torch.bfloat16, enabled=autocast):
+        with torch.autocast(options.device, torch.bfloat16, enabled=kind == "autocast"):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
-        return finish(model, optimizer, loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
 
     return step
 
@@ -91,18 +107,11 @@ def tokens(options: argparse.Namespace) -> torch.Tensor:
     return torch.randint(options.vocabulary, shape, generator=generator).to(options.device)
 
 
-def finish(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> float:
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.item()
-
-
 def contender(name: str, options: argparse.Namespace, pipe: Connection) -> None:
     """Serve one contender: every message from ``pipe`` asks for one timed step."""
     try:
         parts = name.split("/")
-        step = our_step(options) if parts[0] == "kaiyuan" else peer_step(options, parts[1], parts[2] == "autocast")
+        step = our_step(options, name.endswith("plain")) if parts[0] == "kaiyuan" else peer_step(options, *parts[1:])
         step()
         pipe.send(None)
         while pipe.recv():
@@ -115,17 +124,20 @@ def contender(name: str, options: argparse.Namespace, pipe: Connection) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 4), ("length", 512), ("hidden", 256), ("layers", 6), ("width", 512), ("cla", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    for name in SHAPES["small"]:
+        parser.add_argument(f"--{name}", type=int, help="in place of the shape's")
+    parser.add_argument("--cla", type=int, default=1, help="layers that share keys and values; the peer has none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--routing", default="dropless", choices=("dropless", "drop", "recycle"))
-    parser.add_argument("--peers", nargs="*", default=["eager", "grouped_mm", "batched_mm"])
-    parser.add_argument(
-        "--autocast", action="store_true", help="also run the peers with float32 parameters and autocast"
-    )
-    return parser.parse_args()
+    parser.add_argument("--peers", nargs="*", default=["eager", "grouped_mm"], help="also: batched_mm")
+    parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float32"], help="of the peers; also: autocast")
+    options = parser.parse_args()
+    for name, value in SHAPES[options.shape].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
 
 
 def run(names: list[str], options: argparse.Namespace) -> dict[str, list[float] | str]:
@@ -151,11 +163,11 @@ def run(names: list[str], options: argparse.Namespace) -> dict[str, list[float] 
 
 def main() -> None:
     options = arguments()
-    modes = ("pure", "autocast") if options.autocast else ("pure",)
-    names = ["kaiyuan", *(f"transformers/{peer}/{mode}" for peer in options.peers for mode in modes)]
+    peers = [f"transformers/{peer}/{kind}" for peer in options.peers for kind in options.dtypes]
+    names = ["kaiyuan", "kaiyuan/plain", *peers]
     results = run(names, options)
     count = options.batch * options.length
-    ours = statistics.median(results["kaiyuan"])
+    ours, best = statistics.median(results["kaiyuan"]), float("inf")
     print(f"{count} tokens a step, hidden {options.hidden}, {options.layers} layers, 16+1 experts of {options.width}, "
           f"vocabulary {options.vocabulary}, {torch.get_num_threads()} threads, {options.device}")  # fmt: skip
     for name, seconds in results.items():
@@ -163,7 +175,11 @@ def main() -> None:
             print(f"{name:34} failed: {seconds[:120]}")
             continue
         median = statistics.median(seconds)
+        if name in peers:
+            best = min(best, median)
         print(f"{name:34} {count / median:9,.0f} tokens/s   ours is {median / ours:5.2f} times as fast")
+    if best < float("inf"):
+        print(f"ours against the peer's best: {best / ours:.2f}")
 
 
 if __name__ == "__main__":

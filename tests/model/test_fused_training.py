@@ -18,11 +18,12 @@ from training_process import CONFIG, RandomTokens
 
 from kaiyuan.model import fused, loss
 from kaiyuan.model.config import ModelConfig
+from kaiyuan.model.fused import use_kernels
 from kaiyuan.model.linear import collect_gradients, drop_copies, gradient, keep_copies, leaf
 from kaiyuan.model.loss import cross_entropy_sum
 from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Recompute, Transformer
-from kaiyuan.training import optimizer
+from kaiyuan.training import master_adamw, optimizer
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
@@ -32,7 +33,7 @@ SMALL: ModelConfig = TINY.replace(num_layers=2)
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for module in (fused, loss, optimizer):
+    for module in (fused, loss, optimizer, master_adamw):
         monkeypatch.setattr(module, "on_gpu", lambda x: True)
     return monkeypatch
 
@@ -102,7 +103,9 @@ def test_the_trainer_takes_the_same_steps(tmp_path: Path, kernels: pytest.Monkey
     found = run(tmp_path / "found", 2)
     assert type(found.optimizer).__name__ == "MasterAdamW"
     kernels.undo()
+    use_kernels(False)
     expected = run(tmp_path / "expected", 2)
+    use_kernels(True)
     assert type(expected.optimizer).__name__ == "AdamW"
     for name, value in expected.model.state_dict().items():
         torch.testing.assert_close(found.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)

@@ -14,12 +14,11 @@ pytest.importorskip("triton", reason="Triton is not installed (it exists for Lin
 
 from kaiyuan.model import routing as routing_module  # noqa: E402
 from kaiyuan.model.experts import Dispatch, experts_reference  # noqa: E402
-from kaiyuan.model.kernels import cross_entropy, feed_forward, hashing, norm, rope_norm, rows, swiglu  # noqa: E402
+from kaiyuan.model.kernels import adamw, cross_entropy, feed_forward, hashing, norm, rope_norm, rows, swiglu  # noqa: E402
 from kaiyuan.model.norm import rms_norm_reference  # noqa: E402
 from kaiyuan.model.rope import rotate  # noqa: E402
 from kaiyuan.model.router import _RouterLogits, in_parts  # noqa: E402
 from kaiyuan.model.routing import Routing, RoutingPolicy, route  # noqa: E402
-from kaiyuan.training import master_adamw  # noqa: E402
 
 EPS = 1e-5
 SHORT = torch.bfloat16 if DEVICE == "cuda" else torch.float16
@@ -198,7 +197,7 @@ def test_adamw_over_masters_is_torchs(short: bool) -> None:
         grad = random(3, 1500, seed=step, dtype=SHORT if short else torch.float32)
         weight.grad = grad.float() * factor
         optimizer.step()
-        master_adamw.update(master, grad, mean, square, copy, factor, step=step, lr=0.01, betas=(0.9, 0.95), eps=1e-8,
+        adamw.update(master, grad, mean, square, copy, factor, step=step, lr=0.01, betas=(0.9, 0.95), eps=1e-8,
                             weight_decay=0.1)  # fmt: skip
     torch.testing.assert_close(master, weight.detach(), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(mean, optimizer.state[weight]["exp_avg"], rtol=1e-6, atol=1e-7)
@@ -212,9 +211,9 @@ def test_adamw_rounds_its_moments_where_they_are_short() -> None:
     one = torch.ones((), device=DEVICE)
     for step in range(1, 4):
         grad, before = random(1000, seed=step), [weight.clone(), *(moment.float() for moment in moments)]
-        master_adamw.update(weight, grad, *moments, None, one, step=step, lr=0.01, betas=(0.9, 0.95), eps=1e-6,
+        adamw.update(weight, grad, *moments, None, one, step=step, lr=0.01, betas=(0.9, 0.95), eps=1e-6,
                             weight_decay=0.1)  # fmt: skip
-        master_adamw.update(before[0], grad, before[1], before[2], None, one, step=step, lr=0.01, betas=(0.9, 0.95),
+        adamw.update(before[0], grad, before[1], before[2], None, one, step=step, lr=0.01, betas=(0.9, 0.95),
                             eps=1e-6, weight_decay=0.1)  # fmt: skip
         torch.testing.assert_close(weight, before[0], rtol=1e-6, atol=1e-7)
         for short, wide in zip(moments, before[1:], strict=True):

@@ -131,6 +131,7 @@ def test_a_line_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_a_number_is_shown_whole_or_not_at_all() -> None:
     shown = progress.Progress("train", 10)
+    shown.start -= 100  # the rate keeps its digits from line to line
     shown.update(1, loss=2.345, tok_s=13708)
     whole = shown.line()
     assert whole.endswith("loss 2.345  tok_s 13708")

@@ -13,9 +13,8 @@ Shapes: T tokens, D hidden size, F width of an expert, E experts, N assignments,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 
 from kaiyuan.model.fused import fused, is_gpu
 from kaiyuan.model.linear import Linear, cast
+from kaiyuan.model.native import operations
+from kaiyuan.model.native.library import native
 from kaiyuan.model.routing import Routing
 
 if TYPE_CHECKING:
@@ -45,12 +46,16 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu_forward(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` without anything for a backward pass."""
+    if native(gate_up):
+        return operations.swiglu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
 
 def swiglu_backward(grad: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient for ``gate_up`` (..., 2F) and the recomputed activation (..., F), given that of the activation."""
+    if native(gate_up):
+        return operations.swiglu_backward(grad, gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     grad_gate_up = torch.empty_like(gate_up)
     grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
@@ -116,44 +121,60 @@ class Dispatch:
 
 
 class _ExpertLoop(torch.autograd.Function):
-    """All experts one after the other on rows sorted by expert, (N, D) to (N, D); rows beyond the counts give zero.
+    """All experts on rows sorted by expert, (N, D) to (N, D); rows beyond the counts give zero.
 
-    Only the matrix products loop: what is done to single elements is done to all rows at once.
+    ``counts`` has the rows of each, and products loop over experts; one number is the rows of every expert, and then
+    products are one batch. What is done to single elements is done to all rows at once, and each expert's gradient is
+    computed in its place among those of all.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts: list[int]) -> Tensor:
-        gate_up_w, down_w = gate_up_EHD.to(x_ND.dtype), down_EDF.to(x_ND.dtype)
-        whole, rows = len(x_ND), sum(counts)
-        hidden_NH = x_ND.new_empty(rows, gate_up_w.shape[1])
-        _products(x_ND[:rows].split(counts), gate_up_w.transpose(1, 2), hidden_NH.split(counts))
+    def forward(ctx: Any, x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, counts: list[int] | int) -> Tensor:
+        whole, rows = len(x_ND), len(x_ND) if isinstance(counts, int) else sum(counts)
+        hidden_NH = x_ND.new_empty(rows, gate_up_EHD.shape[1])
+        _products(_by_expert(x_ND, counts), gate_up_EHD.mT, _by_expert(hidden_NH, counts))
         out_ND = torch.empty_like(x_ND)
         out_ND[rows:] = 0
-        _products(swiglu(hidden_NH).split(counts), down_w.transpose(1, 2), out_ND[:rows].split(counts))
-        ctx.save_for_backward(x_ND[:rows], hidden_NH, gate_up_w, down_w)
-        ctx.counts, ctx.whole, ctx.weight_dtype = counts, whole, gate_up_EHD.dtype
+        _products(_by_expert(swiglu_forward(hidden_NH), counts), down_EDF.mT, _by_expert(out_ND, counts))
+        ctx.save_for_backward(x_ND[:rows], hidden_NH, gate_up_EHD, down_EDF)
+        ctx.counts, ctx.whole = counts, whole
         return out_ND
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, hidden_NH, gate_up_w, down_w = ctx.saved_tensors
+        x_ND, hidden_NH, gate_up_EHD, down_EDF = ctx.saved_tensors
         counts, rows = ctx.counts, len(x_ND)
-        grad = grad_ND[:rows].contiguous().split(counts)
-        grad_act_NF = x_ND.new_empty(rows, down_w.shape[2])
-        _products(grad, down_w, grad_act_NF.split(counts))
+        grad = _by_expert(grad_ND[:rows].contiguous(), counts)
+        grad_act_NF = x_ND.new_empty(rows, down_EDF.shape[2])
+        _products(grad, down_EDF, _by_expert(grad_act_NF, counts))
         grad_hidden_NH, act_NF = swiglu_backward(grad_act_NF, hidden_NH)
-        grad_hidden = grad_hidden_NH.split(counts)
+        grad_hidden = _by_expert(grad_hidden_NH, counts)
         grad_x = x_ND.new_empty(ctx.whole, x_ND.shape[1])
         grad_x[rows:] = 0
-        _products(grad_hidden, gate_up_w, grad_x[:rows].split(counts))
-        grad_down, grad_gate_up = torch.empty_like(down_w), torch.empty_like(gate_up_w)
-        _products([block.t() for block in grad], act_NF.split(counts), grad_down)
-        _products([block.t() for block in grad_hidden], x_ND.split(counts), grad_gate_up)
-        return grad_x, grad_gate_up.to(ctx.weight_dtype), grad_down.to(ctx.weight_dtype), None
+        _products(grad_hidden, gate_up_EHD, _by_expert(grad_x, counts))
+        grad_down, grad_gate_up = torch.empty_like(down_EDF), torch.empty_like(gate_up_EHD)
+        _products(_transposed(grad), _by_expert(act_NF, counts), grad_down)
+        _products(_transposed(grad_hidden), _by_expert(x_ND, counts), grad_gate_up)
+        return grad_x, grad_gate_up, grad_down, None
 
 
-def _products(lefts: Iterable[Tensor], rights: Iterable[Tensor], outs: Iterable[Tensor]) -> None:
+Blocks: TypeAlias = Tensor | tuple[Tensor, ...]
+"""A matrix for every expert; a (E, C, D) tensor where a batch may take the loop's place."""
+
+
+def _by_expert(x_ND: Tensor, counts: list[int] | int) -> Blocks:
+    return x_ND.unflatten(0, (-1, counts)) if isinstance(counts, int) else x_ND[: sum(counts)].split(counts)
+
+
+def _transposed(blocks: Blocks) -> Blocks:
+    return blocks.mT if isinstance(blocks, Tensor) else tuple(block.t() for block in blocks)
+
+
+def _products(lefts: Blocks, rights: Blocks, outs: Blocks) -> None:
     """``out = left @ right`` for every expert; a product over no rows is zero."""
+    if isinstance(lefts, Tensor) and isinstance(rights, Tensor) and isinstance(outs, Tensor):
+        torch.bmm(lefts, rights, out=outs)
+        return
     for left, right, out in zip(lefts, rights, outs, strict=True):
         if left.numel():
             torch.mm(left, right, out=out)
@@ -229,17 +250,16 @@ class Experts(nn.Module):
         """``x @ weight.T`` with the matrix ``which`` ("gate_up" or "down") of one expert."""
         return F.linear(x_ND, getattr(self, which)[expert].to(x_ND.dtype))
 
-    def looped(self, x_ND: Tensor, counts: list[int]) -> Tensor:
-        """One expert after the other."""
-        return _ExpertLoop.apply(x_ND, self.gate_up, self.down, counts)
+    def looped(self, x_ND: Tensor, counts: list[int] | int) -> Tensor:
+        """One expert after the other; as one batch if ``counts`` is the rows of each."""
+        return _ExpertLoop.apply(x_ND, cast(self.gate_up, x_ND.dtype), cast(self.down, x_ND.dtype), counts)
 
     def batched(self, x_ND: Tensor, counts: list[int]) -> Tensor:
         """All experts as one batch, each padded with zeros to the rows of the fullest."""
         place_M = _padded_places(counts).to(x_ND.device)
-        x_ECD = x_ND.new_zeros(len(counts) * max(counts), x_ND.shape[1]).index_copy(0, place_M, x_ND[: len(place_M)])
-        hidden = torch.bmm(x_ECD.unflatten(0, (len(counts), -1)), self.gate_up.to(x_ND.dtype).transpose(1, 2))
-        out_ECD = torch.bmm(swiglu(hidden), self.down.to(x_ND.dtype).transpose(1, 2))
-        out_MD = out_ECD.flatten(0, 1)[place_M]
+        room = max(1, *counts)
+        padded = x_ND.new_zeros(len(counts) * room, x_ND.shape[1]).index_copy(0, place_M, x_ND[: len(place_M)])
+        out_MD = self.looped(padded, room)[place_M]
         return F.pad(out_MD, (0, 0, 0, len(x_ND) - len(place_M))) if len(place_M) < len(x_ND) else out_MD
 
     def _pays_to_pad(self, counts: list[int]) -> bool:

@@ -1,4 +1,7 @@
-"""When operations go through Triton kernels: on a GPU, where Triton is, for plain tensors of a training step."""
+"""When operations go through Triton kernels: on a GPU, where Triton is, for plain tensors of a training step.
+
+On a CPU the same operations are C++ (``kaiyuan.model.native``), unless ``use_kernels(False)`` wants neither.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _pretended = False
 
 
 def use_kernels(wanted: bool) -> None:
-    """Turn the Triton kernels of this process on (as they are at first) or off."""
+    """Turn the kernels of this process on (as they are at first) or off."""
     global _wanted
     _wanted = wanted
 
@@ -40,6 +43,11 @@ def pretended_gpu() -> Iterator[None]:
 def is_gpu(x: Tensor) -> bool:
     """Whether ``x`` is a GPU's tensor, or is to be treated as one."""
     return x.is_cuda or _pretended
+
+
+def kernels_wanted() -> bool:
+    """Whether this process wants kernels of ours at all."""
+    return _wanted
 
 
 def on_gpu(x: Tensor) -> bool:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from kaiyuan.model.fused import is_gpu, on_gpu
 from kaiyuan.model.linear import leaf
+from kaiyuan.model.native import operations
+from kaiyuan.model.native.library import native
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -61,7 +63,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _kernel(x: Tensor) -> Callable[..., Tensor] | None:
-    """On a GPU loss and gradient of a block of logits are one kernel."""
+    """Loss and gradient of a block of logits are one kernel on a GPU, and one call on a CPU."""
+    if native(x):
+        return operations.cross_entropy_
     if not on_gpu(x):
         return None
     from kaiyuan.model.kernels.cross_entropy import cross_entropy_

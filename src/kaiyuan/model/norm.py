@@ -1,7 +1,8 @@
 """RMSNorm, alone and fused with RoPE for queries and keys. Statistics are float32 whatever the activations' type.
 
 Written as autograd functions because the composed form makes six passes over the activations and keeps four of them
-for the backward pass; these make two and keep one. On a GPU each is one kernel (``kaiyuan.model.kernels``).
+for the backward pass; these make two and keep one. On a GPU each is one kernel (``kaiyuan.model.kernels``), on a CPU
+one pass of C++ (``kaiyuan.model.native``) where there is a compiler.
 ``rms_norm_reference`` is the obvious form, and the tests compare with it.
 """
 
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaiyuan.model.fused import fused
+from kaiyuan.model.native import norms as native_norms
+from kaiyuan.model.native.library import native
 from kaiyuan.model.rope import rotate
 
 
@@ -62,7 +65,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():  # nothing to keep: the library's own is quicker for few tokens
             return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
-        return self.beside(x)[1] if fused(x) else _RMSNorm.apply(x, self.weight, self.eps)
+        return self.beside(x)[1] if fused(x) or native(x) else _RMSNorm.apply(x, self.weight, self.eps)
 
     def beside(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The residual stream ``x + added`` (``x`` without ``added``) and its norm."""
@@ -70,6 +73,8 @@ class RMSNorm(nn.Module):
             from kaiyuan.model.kernels.norm import residual_norm
 
             return residual_norm(x, added, self.weight, self.eps)
+        if torch.is_grad_enabled() and native(x):
+            return native_norms.residual_norm(x, added, self.weight, self.eps)
         x = x if added is None else x + added
         return x, self(x)
 
@@ -105,4 +110,6 @@ def rope_norm(x_BTHd: Tensor, cos: Tensor, sin: Tensor, gain: Tensor | None, eps
     if not torch.is_grad_enabled():
         rotated = rotate(F.rms_norm(x_BTHd, x_BTHd.shape[-1:], None, eps), cos.to(x_BTHd.dtype), sin.to(x_BTHd.dtype))
         return rotated if gain is None else rotated * gain.to(x_BTHd.dtype)
+    if native(x_BTHd):
+        return native_norms.rope_norm(x_BTHd, cos, sin, gain, eps)
     return _RopeNorm.apply(x_BTHd, cos.to(x_BTHd.dtype), sin.to(x_BTHd.dtype), gain, eps)

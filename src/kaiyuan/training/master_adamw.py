@@ -1,4 +1,4 @@
-"""AdamW over float32 masters on a GPU: one pass reads a gradient and writes master, moments and the bfloat16 copy.
+"""AdamW over float32 masters: one pass reads a gradient and writes master, moments and the bfloat16 copy.
 
 The arithmetic is that of ``torch.optim.AdamW``. What it saves is memory traffic, which is all that an optimiser costs:
 28 bytes a parameter, where casting gradients to float32, clipping, updating and casting weights anew take 60. The
@@ -11,43 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor, nn
 
+from kaiyuan.model.fused import on_gpu
 from kaiyuan.model.linear import gradient, leaf
-
-
-@triton.jit
-def _adamw_update(
-    master, grad, mean, square, copy, factor, count, lr, beta1, beta2, eps, decay, correction1, correction2,
-    COPY: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < count
-    g = tl.load(grad + i, inside, 0.0).to(tl.float32) * tl.load(factor)
-    m, v = tl.load(mean + i, inside, 0.0).to(tl.float32), tl.load(square + i, inside, 0.0).to(tl.float32)
-    p = tl.load(master + i, inside, 0.0)
-    m += (1 - beta1) * (g - m)
-    v = beta2 * v + (1 - beta2) * g * g
-    p = p * (1 - lr * decay) - (lr / correction1) * m / (tl.sqrt(v) / correction2 + eps)
-    tl.store(mean + i, m.to(mean.dtype.element_ty), inside)
-    tl.store(square + i, v.to(square.dtype.element_ty), inside)
-    tl.store(master + i, p, inside)
-    if COPY:
-        tl.store(copy + i, p.to(copy.dtype.element_ty), inside)
-
-
-def update(
-    master: Tensor, grad: Tensor, mean: Tensor, square: Tensor, copy: Tensor | None, factor: Tensor, *,
-    step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-) -> None:  # fmt: skip
-    """One update of one parameter in place; ``factor`` (one float32) scales the gradient. All tensors contiguous."""
-    count, block = master.numel(), 2048
-    _adamw_update[(triton.cdiv(count, block),)](
-        master, grad, mean, square, master if copy is None else copy, factor, count, lr, *betas, eps, weight_decay,
-        1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, COPY=copy is not None, BLOCK=block, num_warps=8,
-    )  # fmt: skip
+from kaiyuan.model.native import operations
 
 
 class MasterAdamW(torch.optim.Optimizer):
@@ -87,7 +55,7 @@ class MasterAdamW(torch.optim.Optimizer):
         if self.clip_factor is None:
             self.clip_factor = torch.ones((), device=parameter.device)
         holder = leaf(parameter)
-        update(
+        _update_of(parameter)(
             parameter, grad.contiguous(), state["exp_avg"], state["exp_avg_sq"],
             None if holder is parameter else holder, self.clip_factor, step=int(state["step"]), lr=group["lr"],
             betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
@@ -97,3 +65,12 @@ class MasterAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 leaf(parameter).grad = parameter.grad = None
+
+
+def _update_of(parameter: Tensor) -> Callable[..., None]:
+    """The update of one parameter: C++ on a CPU, a kernel on a GPU."""
+    if parameter.device.type == "cpu" and not on_gpu(parameter):
+        return operations.adamw
+    from kaiyuan.model.kernels.adamw import update
+
+    return update

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from kaiyuan.model.fused import on_gpu
 from kaiyuan.model.linear import gradient, keep_copies
+from kaiyuan.model.native import operations
+from kaiyuan.model.native.library import native
+from kaiyuan.training.master_adamw import MasterAdamW
 
 PAPER_RATIO = 0.31
 """Specialised over shared learning rate that the paper reports for its own setting."""
@@ -74,23 +77,23 @@ def adamw(
 ) -> torch.optim.Optimizer:  # fmt: skip
     """The optimiser over ``parameter_groups``. ``set_lr`` gives each group its rate before a step.
 
-    On one GPU it is ``MasterAdamW``, and copies in the compute dtype are kept beside the weights from here on.
-    Elsewhere (CPUs, several processes) it is PyTorch's, in the one-kernel form, and ``moments`` are float32.
+    In one process it is ``MasterAdamW``, and copies in the compute dtype are kept beside the weights from here on.
+    Elsewhere (several processes, CPUs without a C++ compiler) it is PyTorch's, in the one-kernel form, and ``moments``
+    are float32.
     """
     groups = parameter_groups(model, weight_decay, expert_ratio)
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     if not (alone and all(_plain(parameter) for parameter in model.parameters())):
         return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
-    from kaiyuan.training.master_adamw import MasterAdamW
-
     if (dtype := getattr(model, "compute_dtype", None)) is not None:
         keep_copies(matrices(model), dtype)
     return MasterAdamW(groups, betas, eps, moments)
 
 
 def _plain(parameter: nn.Parameter) -> bool:
-    """Whether our own kernel can update it: float32, on a GPU, in one piece."""
-    return on_gpu(parameter) and parameter.dtype == torch.float32 and not hasattr(parameter, "placements")
+    """Whether our own kernel can update it: float32, in one piece."""
+    here = on_gpu(parameter) or (native(parameter) and parameter.is_contiguous())
+    return here and parameter.dtype == torch.float32 and not hasattr(parameter, "placements")
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -105,14 +108,20 @@ def clip(model: nn.Module, optimizer: torch.optim.Optimizer, limit: float) -> Te
     """
     if not hasattr(optimizer, "clip_factor"):
         return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for parameter in model.parameters():
-        if (grad := gradient(parameter)) is not None:
-            by_dtype.setdefault(grad.dtype, []).append(grad)
-    norms = [norm for grads in by_dtype.values() for norm in torch._foreach_norm(grads, 2, dtype=torch.float32)]
-    total = torch.linalg.vector_norm(torch.stack(norms))
+    total = _norm([grad for parameter in model.parameters() if (grad := gradient(parameter)) is not None])
     optimizer.clip_factor = (limit / (total + 1e-6)).clamp(max=1.0)
     return total
+
+
+def _norm(grads: list[Tensor]) -> Tensor:
+    """The norm of all numbers of all ``grads`` together, float32."""
+    if all(native(grad) for grad in grads):
+        return torch.stack([operations.square_sum(grad) for grad in grads]).sum().sqrt().float()
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for grad in grads:
+        by_dtype.setdefault(grad.dtype, []).append(grad)
+    norms = [norm for some in by_dtype.values() for norm in torch._foreach_norm(some, 2, dtype=torch.float32)]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kaiyuan.files import atomic_file, write_json
+from kaiyuan.model.linear import gradient
 from kaiyuan.progress import say
 from kaiyuan.training.batch import Batch
 
@@ -112,7 +113,7 @@ def gradient_norms(model: nn.Module) -> dict[str, float]:
     """The norm of this rank's part of the gradient by layer (``embed``, ``layers.0``, ...)."""
     squares: dict[str, float] = {}
     for name, weight in model.named_parameters():
-        if (grad := weight.grad) is not None:
+        if (grad := gradient(weight)) is not None:
             local = grad.to_local() if hasattr(grad, "to_local") else grad
             layer = ".".join(name.split(".")[: 2 if name.startswith("layers.") else 1])
             squares[layer] = squares.get(layer, 0.0) + float(local.float().square().sum())

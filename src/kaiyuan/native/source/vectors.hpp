@@ -13,6 +13,7 @@ constexpr int LANES = 16;
 typedef float Vector __attribute__((vector_size(64)));
 typedef float Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
@@ -53,10 +54,11 @@ inline float largest(Vector v) {
 }
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
 
-// e^x to one part in 10^7 for x up to 88; what is below -87 counts as -87.
+// e^x to one part in 10^7 from -87 to 88; what is beyond counts as those.
 inline Vector exp(Vector x) {
-  x = larger(x, splat(-87.0f));
+  x = smaller(larger(x, splat(-87.0f)), splat(88.0f));
   const Vector rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   Vector n = (x * 1.44269504f + rounder) - rounder;
   Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -69,6 +71,11 @@ inline Vector exp(Vector x) {
   p = p * r * r + r + 1.0f;
   Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
   return p * reinterpret_cast<Vector>(power);
+}
+
+inline Vector root_of(Vector x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = std::sqrt(x[lane]);
+  return x;
 }
 
 inline Vector silu(Vector x) { return x / (1.0f + exp(-x)); }
@@ -86,8 +93,14 @@ inline void store_bfloat(uint16_t* to, Vector x) {
   const __m256bh halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
   std::memcpy(to, &halves, 32);
 #else
-  for (int lane = 0; lane < LANES; lane++) to[lane] = to_bfloat(x[lane]);
+  const Integers u = reinterpret_cast<Integers>(x);
+  const Integers rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  *reinterpret_cast<Halves*>(to) = __builtin_convertvector(x == x ? rounded : Integers{} + 0x7fc0, Halves);
 #endif
+}
+inline Vector load_bfloat(const uint16_t* from) {
+  const Integers wide = __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Integers) << 16;
+  return reinterpret_cast<Vector>(wide);
 }
 inline float from_bfloat(uint16_t h) { return from_bits(uint32_t(h) << 16); }
 
