@@ -275,8 +275,8 @@ def attention_parts(options: argparse.Namespace, matrix: Callable[..., torch.Ten
 
 
 def kernel_parts(x: torch.Tensor, h: torch.Tensor, a: torch.Tensor) -> None:
+    from kaiyuan.model.kernels import adamw as adamw_kernel
     from kaiyuan.model.kernels import norm, rows, swiglu
-    from kaiyuan.training import master_adamw
 
     gain = torch.ones(x.shape[1], device="cuda")
     kept = torch.tensor([len(x)], dtype=torch.int32, device="cuda")
@@ -291,7 +291,7 @@ def kernel_parts(x: torch.Tensor, h: torch.Tensor, a: torch.Tensor) -> None:
         "combine": (lambda: rows.combine(x, x, order, kept, 1), 3 * x.nbytes),
         "SwiGLU": (lambda: swiglu.forward(h, weight), h.nbytes + a.nbytes),
         "its gradient": (lambda: swiglu.backward(a, h, weight, kept), 2 * h.nbytes + a.nbytes),
-        "AdamW": (lambda: master_adamw.update(state[0], grad, state[1], state[2], copy, one, step=3, lr=1e-4,
+        "AdamW": (lambda: adamw_kernel.update(state[0], grad, state[1], state[2], copy, one, step=3, lr=1e-4,
                                               betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1), 28 * 2**26),
     }  # fmt: skip
     for name, (function, moved) in functions.items():

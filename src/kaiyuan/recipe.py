@@ -36,7 +36,7 @@ class RunSection(Settings):
     """CPU threads; 0 leaves the choice to torch."""
     tensorboard: bool = False
     kernels: bool = True
-    """Triton kernels in training on a GPU; false leaves all to PyTorch's own operations."""
+    """Kernels of ours in training, Triton on a GPU and C++ on a CPU; false leaves all to PyTorch's own operations."""
     profile: bool = False
     """Write a trace of two steps of every training stage (``--profile``)."""
 
@@ -174,7 +174,7 @@ class TrainingSection(Settings):
     recompute: Literal["none", "experts", "blocks"] = "none"
     """What the backward pass computes again instead of keeping it: less memory, more time."""
     moments: Literal["fp32", "bf16"] = "fp32"
-    """AdamW's moments on one GPU; bf16 needs less memory and time, and betas[1] of about 0.95 or less."""
+    """AdamW's moments in a run of one process; bf16 needs less memory and time, and betas[1] of about 0.95 or less."""
     warmup: int = Field(default=0, ge=0)
     decay_to: float = Field(default=0.4, ge=0, le=1)
     final_lr: float = Field(default=0.1, ge=0, le=1)

@@ -74,7 +74,7 @@ class TrainerSettings:
     hang_after: float = 1800.0
     """Seconds without a step after which a process of many ends itself, to be started again; 0 for never."""
     moments: Literal["fp32", "bf16"] = "fp32"
-    """Of AdamW, on one GPU; bf16 takes less memory and time and wants a beta2 of about 0.95."""
+    """Of AdamW, in one process; bf16 takes less memory and time and wants a beta2 of about 0.95."""
     profile: bool = False
     """Write a trace of two steps, and where their time went, to ``profile/`` in the folder."""
     seed: int = 0
