@@ -82,6 +82,23 @@ def ask(page: Any, text: str, wait: bool = True) -> None:
         page.wait_for_selector(DONE)
 
 
+_READ_BACK = """async () => {
+  await new Promise((done) => setTimeout(done));  // behind the timer that saves
+  const settled = (request) => new Promise((done, fail) => {
+    request.onsuccess = () => done(request.result);
+    request.onerror = fail;
+  });
+  const database = await settled(indexedDB.open("kaiyuan", 1));
+  await settled(database.transaction("conversations").objectStore("conversations").getAll());
+  database.close();
+}"""
+
+
+def wait_until_saved(page: Any) -> None:
+    """Until the browser has written what the page has begun to save: reading waits for writing that came before it."""
+    page.evaluate(_READ_BACK)
+
+
 def answers(page: Any) -> list[str]:
     return list(page.locator(ANSWER).all_inner_texts())
 

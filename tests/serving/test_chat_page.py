@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_page import ANSWER, DONE, NEEDS_CHROMIUM, Visits, answers, ask, expect, questions
+from chat_page import ANSWER, DONE, NEEDS_CHROMIUM, Visits, answers, ask, expect, questions, wait_until_saved
 from stub_chat_server import Script, StubServer
 
 pytest_plugins = ["chat_page_fixtures"]
@@ -73,7 +73,7 @@ def test_editing_branches_and_the_branches_stay(page: Any, script: Script) -> No
     assert script.chats[2]["messages"] == [{"role": "user", "content": "uno"}]
     page.click(".branch-left")
     assert (questions(page), answers(page)) == (["one", "two"], ["A", "B"])
-    page.wait_for_timeout(100)
+    wait_until_saved(page)
     page.reload()
     page.wait_for_selector(".message")
     assert (questions(page), answers(page)) == (["one", "two"], ["A", "B"])
@@ -86,7 +86,7 @@ def test_conversations_stay_and_can_be_found_renamed_and_deleted(page: Any, scri
     ask(page, "First chat")
     page.click("#new-chat")
     ask(page, "Second chat")
-    page.wait_for_timeout(100)
+    wait_until_saved(page)
     page.goto(page.url.split("#")[0])
     expect(page.locator(".entry")).to_have_text(["Second chat", "First chat"])
     page.fill("#search", "LLAMAS")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chat_page import ANSWER, DONE, NEEDS_CHROMIUM, ask, expect, questions
+from chat_page import ANSWER, DONE, NEEDS_CHROMIUM, ask, expect, questions, wait_until_saved
 from stub_chat_server import STATIC, Script
 
 pytest_plugins = ["chat_page_fixtures"]
@@ -112,7 +112,7 @@ def test_markdown_is_rendered_and_streaming_gives_the_same(page: Any, script: Sc
     assert "2 * 3 * 4 and snake_case_name" in prose.inner_text()
     assert prose.locator("input[type=checkbox]:checked").count() == 1
     streamed = prose.evaluate(SHAPE)
-    page.wait_for_timeout(100)
+    wait_until_saved(page)
     page.reload()
     page.wait_for_selector(DONE)
     assert prose.evaluate(SHAPE) == streamed
