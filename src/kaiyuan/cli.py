@@ -294,7 +294,9 @@ def plan(
     tflops: Annotated[float, typer.Option(min=0.1, help="What one reaches, in TFLOP/s, without --kind.")] = 350.0,
     tokens: Annotated[str, typer.Option(help="Tokens to train on: 7T, 7e12.")] = "7T",
     context: Annotated[int, typer.Option(min=1, help="Sequence length.")] = 4096,
-    batch: Annotated[str, typer.Option(help="Tokens of a step, with --kind.")] = "8388608",
+    batch: Annotated[
+        str, typer.Option(help="Tokens of a step, with --kind; 8M is 2,048 sequences of 4,096.")
+    ] = "8388608",
     price: Annotated[float | None, typer.Option(min=0, help="Dollars an hour and GPU, with --kind.")] = None,
     decide: Annotated[str, typer.Option(help="As [parallel] decide: globally or 'per rank'.")] = "globally",
     json: Annotated[bool, typer.Option("--json", help="All layouts for other programs, with --kind.")] = False,

@@ -13,7 +13,7 @@ from kaiyuan.model.config import ModelConfig
 from kaiyuan.scaling.hardware import KINDS, LATENCY, find_kind
 from kaiyuan.scaling.layout_time import bubble_share, collective_time, members, step_time
 from kaiyuan.scaling.layouts import find_layouts
-from kaiyuan.scaling.layouts_text import describe_layouts
+from kaiyuan.scaling.layouts_text import describe_layouts, sequences
 from kaiyuan.scaling.plan import number
 from kaiyuan.training.parallel.layout import Layout
 from kaiyuan.training.parallel.traffic import Sent, Work, total, traffic
@@ -130,33 +130,36 @@ def test_layouts_are_all_that_the_trainer_takes() -> None:
 
 def test_what_does_not_fit_and_what_binds() -> None:
     config = ModelConfig.preset("hunyuan-large")
-    found = find_layouts(config, H100, 16, 16, 4096)
+    found = find_layouts(config, H100, 8, 8, 4096)
     assert not found.fitting and found.too_large, "389 billion parameters are 6.2 TB of state"
-    found = find_layouts(ModelConfig.preset("1b"), H100, 16, 64, 4096)
+    found = find_layouts(ModelConfig.preset("1b"), H100, 8, 64, 4096)
     best = found.best
     assert best is not None and best.mfu() == max(each.mfu() for each in found.fitting)
     assert found.binds() in found.bounds() and min(found.bounds().values()) >= best.mfu() * (1 - 1e-9)
 
 
 def test_the_text_and_the_record() -> None:
-    text = describe_layouts("1b", "H100", 16, 1e11, 4096, 262_144)
-    assert text.splitlines()[0] == "1b on 16 H100, 100B tokens" and text.isascii()
+    text = describe_layouts("1b", "H100", 8, 1e11, 4096, 262_144)
+    assert text.splitlines()[0] == "1b on 8 H100, 100B tokens" and text.isascii()
     for words in ("where memory goes", "where time goes", "What binds", "Why others do not fit", "[parallel] "):
         assert words in text
-    record: dict[str, Any] = json.loads(describe_layouts("1b", "h100", 16, 1e11, 4096, 262_144, 4.0, as_json=True))
+    record: dict[str, Any] = json.loads(describe_layouts("1b", "h100", 4, 1e11, 4096, 262_144, 4.0, as_json=True))
     first = record["layouts"][0]
-    assert first["dollars"] == pytest.approx(first["days"] * 24 * 16 * 4)
+    assert first["dollars"] == pytest.approx(first["days"] * 24 * 4 * 4)
     assert first["memory_total"] == pytest.approx(sum(first["memory"].values()))
     assert first["step_seconds"] == pytest.approx(sum(first["seconds"].values()))
     assert first["days"] == pytest.approx(1e11 / 262_144 * first["step_seconds"] / 86_400)
-    assert "No layout fits" in describe_layouts("hunyuan-large", "h20", 8, 1e9, 4096, 32_768)
+    assert "No layout fits" in describe_layouts("hunyuan-large", "h20", 2, 1e9, 4096, 32_768)
 
 
 def test_bad_input() -> None:
     with pytest.raises(ConfigError, match=r"no kind of GPU 'b300'; there are: h100"):
         find_kind("b300")
+    with pytest.raises(ConfigError, match="neither 'globally' nor 'per rank'"):
+        describe_layouts("1b", "h100", 8, 1e9, 4096, 1e6, decide="nobody")
     with pytest.raises(ConfigError, match="holds no sequence"):
         describe_layouts("1b", "h100", 8, 1e9, 4096, 100)
+    assert (sequences(8e6, 4096), sequences(1e6, 4096), sequences(3 * 4096, 4096)) == (2048, 256, 3)
     assert (number("7T"), number("1.5b"), number("8e6"), number("64k")) == (7e12, 1.5e9, 8e6, 64e3)
     for text in ("", "T", "seven", "nan", "-1", "1e30"):
         with pytest.raises(ConfigError, match="not a number of tokens"):
