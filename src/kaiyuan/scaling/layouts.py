@@ -26,14 +26,13 @@ SEQUENCES = (1, 2, 4)
 LEAST_TOKENS = 512
 """Tokens of a sequence on one rank under which no sequence is cut: products would be too small to be worth it."""
 FREE = {
-    "matrix products and attention": ("products", "grouped", "attention"),
     "memory's speed": ("elementwise", "update"),
     "links between hosts": ("network",),
     "links within hosts": ("nvlink",),
     "pipeline's bubble": ("bubble",),
     "launching": ("host",),
 }
-"""Parts of a step's time by what takes them."""
+"""Parts of a step's time by what takes them, arithmetic itself left out."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,9 @@ class Layouts:
         return found
 
     def binds(self) -> str:
-        """Of all resources but arithmetic itself the one without whose limit MFU would rise most."""
+        """The resource without whose limit MFU would rise most."""
         bounds = self.bounds()
-        return max((what for what in bounds if not what.startswith("matrix")), key=lambda what: bounds[what])
+        return max(bounds, key=lambda what: bounds[what])
 
 
 def find_layouts(

@@ -77,14 +77,15 @@ def _table(model: str, found: Layouts, question: Question) -> Section:
         for each in found.fitting[:_SHOWN]
     ]  # fmt: skip
     price = found.kind.price if question.price is None else question.price
+    whose = "a placeholder: --price takes yours" if question.price is None else "as given"
+    rates = "Rates are an H100's share of the peak, or assumed: nothing was measured on this kind."
+    if found.kind.measured:
+        rates = "Rates are those measured on one H100, where steps took 4 to 9% longer than planned."
     notes = [
         f"{len(found.fitting):,} layouts fit in {USABLE:.0%} of {found.kind.memory / GIB:.0f} GiB. A step has "
         f"{quantity(question.batch)} tokens in {found.rows:,} sequences.",
-        f"{price:g} dollars an hour and GPU is "
-        + ("a placeholder: --price takes yours." if question.price is None else "as given.")
-        + (" Rates are those measured on one H100, where steps took 4 to 9% longer than planned." if found.kind.measured else
-           " Rates are an H100's share of the peak, or assumed: nothing was measured on this kind."),
-    ]  # fmt: skip
+        f"{price:g} dollars an hour and GPU is {whose}. {rates}",
+    ]
     if not rows:
         notes = ["No layout fits: take more GPUs, a kind with more memory, shorter sequences or a smaller batch."]
     head = ("layout", "micro-batches", "recompute", "GiB", "seconds", "MFU", "days", "dollars")
