@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-curate = typer.Typer(help="Data for SFT: extract candidates, check them, build versions.", no_args_is_help=True)
+curate = typer.Typer(help="Data for SFT and DPO: extract, check, grade, label, build versions.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of curation.")]
 
 
