@@ -79,11 +79,12 @@ def test_answers_are_those_of_the_model(config: ModelConfig) -> None:
     same(with_kernels(model).generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY))
 
 
-@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "fp8"])
 def test_with_coded_weights(scheme: str) -> None:
     if scheme == "fp8" and DEVICE == "cuda":
         pytest.skip("without the kernels a GPU codes activations as well, so the results differ")
-    model = build(quantize=scheme)
+    wide = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 8, "num_kv_heads": 2}  # groups of 64
+    model = build(changed(**wide) if scheme == "int4" else TINY, quantize=scheme)
     same(with_kernels(model).generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY), 1e-3)
 
 
@@ -167,9 +168,10 @@ def test_batch_invariance_is_refused_where_it_cannot_be_had() -> None:
 
 
 def test_a_model_without_kernels_is_named() -> None:
-    model = build(changed(hidden_size=64, intermediate_size=64), quantize="int4")
+    model = build()
+    model.layers[1].attention.o_proj = torch.nn.Linear(16, 16, bias=False)
     engine = without(model)
-    with pytest.raises(Unsupported, match="QuantizedLinear"):
+    with pytest.raises(Unsupported, match="weights of a Linear in this form"):
         Decoder(model, engine.cache, 4, 64)
 
 

@@ -47,9 +47,11 @@ def matrix(*shape: int, dtype: torch.dtype, scheme: str | None, seed: int = 0) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", [None, "int8", "fp8"])
+@pytest.mark.parametrize("scheme", [None, "int8", "int4", "fp8"])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 48), (5, 300, 70), (33, 48, 20)])
 def test_linear(rows: int, inputs: int, outputs: int, scheme: str | None, dtype: torch.dtype) -> None:
+    if scheme == "int4":
+        inputs = -(-inputs // 64) * 64  # whole groups
     x, residual = random(rows, inputs, dtype=dtype), random(rows, outputs, dtype=dtype)
     weight, meant = matrix(outputs, inputs, dtype=dtype, scheme=scheme)
     close(products.linear(x, weight, torch.empty_like(residual)), x.float() @ meant.T, dtype)
@@ -88,13 +90,14 @@ def test_router(rows: int, experts: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", [None, "int8", "fp8"])
+@pytest.mark.parametrize(
+    ("scheme", "renormalize"), [(None, True), (None, False), ("int8", True), ("int4", True), ("fp8", False)]
+)
 @pytest.mark.parametrize(("rows", "experts", "top_k"), [(1, 4, 1), (6, 16, 1), (19, 3, 2), (2, 7, 3)])
-@pytest.mark.parametrize("renormalize", [True, False])
 def test_feed_forward(
     rows: int, experts: int, top_k: int, renormalize: bool, scheme: str | None, dtype: torch.dtype
 ) -> None:
-    size, shared_width, width = 72, 50, 34
+    size, shared_width, width = (128, 64, 64) if scheme == "int4" else (72, 50, 34)
     x = random(rows, size, dtype=dtype)
     up, up_meant = matrix(experts, 2 * width, size, dtype=dtype, scheme=scheme)
     shared_up, shared_up_meant = matrix(2 * shared_width, size, dtype=dtype, scheme=scheme, seed=1)

@@ -41,7 +41,7 @@ def matrix_of(module: nn.Module) -> Matrix:
     """The weight of a linear layer as the kernels take it."""
     if isinstance(module, Linear):
         return Matrix(module.weight.detach())
-    if isinstance(module, QuantizedLinear) and module.codes.dtype != torch.uint8:
+    if isinstance(module, QuantizedLinear):
         return Matrix(module.codes, module.scale)
     raise Unsupported(f"weights of a {type(module).__name__} in this form")
 
@@ -88,7 +88,7 @@ class DecodeLayer:
         scales: list[Tensor | None] = [None, None]
         if isinstance(experts, QuantizedExperts):
             scales = [experts.get_buffer(f"{name}_scale") for name in ("gate_up", "down")]
-        if not hasattr(experts, "gate_up") or experts.gate_up.dtype == torch.uint8:
+        if not hasattr(experts, "gate_up"):
             raise Unsupported(f"experts as {type(experts).__name__} in this form")
         self.up, self.down = Matrix(experts.gate_up.detach(), scales[0]), Matrix(experts.down.detach(), scales[1])
 
@@ -118,8 +118,8 @@ class DecodeLayer:
         normed_ND = torch.empty_like(x_ND)
         feed_forward.route(x_ND, self.moe_gain, self.eps, self.router, normed_ND, logits_NE)
         choice = Choice(logits_NE, self.top_k, self.renormalize)
-        shared_NS = None if self.shared_down is None else x_ND.new_empty(count, self.shared_down.weight.shape[1])
-        routed_KNF = x_ND.new_empty(self.top_k, count, self.down.weight.shape[2])
+        shared_NS = None if self.shared_down is None else x_ND.new_empty(count, self.shared_down.inputs)
+        routed_KNF = x_ND.new_empty(self.top_k, count, self.down.inputs)
         feed_forward.gate_up(normed_ND, self.shared_up, self.up, choice, shared_NS, routed_KNF, tile=how.tile)
         parts = self.top_k + (shared_NS is not None)
         parts_PND = torch.empty(parts, *x_ND.shape, dtype=torch.float32, device=x_ND.device)

@@ -15,7 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kaiyuan.inference.kernels.products import Matrix, Tile, normalized, precision, product, tile_for
+from kaiyuan.inference.kernels.products import (
+    Matrix,
+    Tile,
+    normalized,
+    precision,
+    product,
+    rows_before,
+    tile_for,
+    weights,
+)
 
 
 class Choice(NamedTuple):
@@ -90,14 +99,14 @@ def _swiglu(
 ):  # fmt: skip
     """One block of ``silu(gate) * up`` of the rows ``n`` that are ``mine``, stored as rows ``at``."""
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    above = weight + width.to(tl.int64) * inputs
     SUMS: tl.constexpr = BLOCK_I if BLOCK_R == 1 else BLOCK_O
     gate = tl.zeros((BLOCK_O if BLOCK_R == 1 else BLOCK_R, SUMS), tl.float32)
     up = tl.zeros((BLOCK_O if BLOCK_R == 1 else BLOCK_R, SUMS), tl.float32)
     for start in range(0, inputs, BLOCK_I):
         i = start + tl.arange(0, BLOCK_I)
-        places, inside = o[:, None].to(tl.int64) * inputs + i[None, :], (o < width)[:, None] & (i < inputs)[None, :]
-        g, u = tl.load(weight + places, inside, 0.0), tl.load(above + places, inside, 0.0)
+        inside = (o < width)[:, None] & (i < inputs)[None, :]
+        g = weights(weight, scale, o, i, inside, inputs, CODED)
+        u = weights(weight, scale, width + o, i, inside, inputs, CODED)
         if BLOCK_R == 1:
             a = tl.load(x + i, i < inputs, 0.0).to(tl.float32)[None, :]
             gate += g.to(tl.float32) * a
@@ -108,7 +117,7 @@ def _swiglu(
             up = tl.dot(a, tl.trans(u.to(a.dtype)), up, input_precision=PRECISION)
     if BLOCK_R == 1:
         gate, up = tl.sum(gate, 1)[None, :], tl.sum(up, 1)[None, :]
-    if CODED:
+    if CODED == 1:
         gate = gate * tl.load(scale + o, o < width, 0.0)[None, :]
         up = up * tl.load(scale + width + o, o < width, 0.0)[None, :]
     activated = gate / (1 + tl.exp(-gate)) * up
@@ -134,9 +143,10 @@ def _gate_up_kernel(
         if turn - SHARED < tl.sum(wanted):
             expert = _wanted_as(wanted, turn - SHARED, E)
             own = _of_expert(place, expert, E)
-            weight += expert.to(tl.int64) * 2 * width * inputs
+            places, scales = rows_before(expert.to(tl.int64) * 2 * width, inputs, CODED)
+            weight += places
             if CODED:
-                scale += expert * 2 * width
+                scale += scales
             _swiglu(x, weight, scale, out, n, own * rows + n, own >= 0, inputs, width,
                     CODED, BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)  # fmt: skip
 
@@ -156,7 +166,7 @@ def gate_up(
     _gate_up_kernel[triton.cdiv(max(shared_width, width), tile.outputs), slots](
         x_NI, common.weight, common.scale, routed.weight, routed.scale, choice.logits_NE, shared_NS, routed_KNF,
         rows, inputs, shared_width, width, experts,
-        SHARED=int(shared is not None), SHARED_CODED=common.scale is not None, CODED=routed.scale is not None,
+        SHARED=int(shared is not None), SHARED_CODED=common.coded, CODED=routed.coded,
         TOP_K=choice.top_k, BLOCK_R=tile.rows, BLOCK_O=tile.outputs, BLOCK_I=tile.inputs, E=_padded(experts),
         PRECISION=precision(x_NI), **tile.launch,
     )  # fmt: skip
@@ -183,9 +193,10 @@ def _down_kernel(
             expert = _wanted_as(wanted, turn - SHARED, E)
             own = _of_expert(place, expert, E)
             at = tl.where(own >= 0, own * rows + n, TOP_K * rows)
-            weight += expert.to(tl.int64) * outputs * width
+            places, scales = rows_before(expert.to(tl.int64) * outputs, width, CODED)
+            weight += places
             if CODED:
-                scale += expert * outputs
+                scale += scales
             first = routed + (tl.sum(at) * width if BLOCK_R == 1 else 0)
             part = product(first, weight, scale, at, o, TOP_K * rows, width, outputs,
                            CODED, BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)  # fmt: skip
@@ -208,7 +219,7 @@ def down(
     _down_kernel[triton.cdiv(outputs, tile.outputs), slots](
         shared_NS, common.weight, common.scale, routed_KNF, routed.weight, routed.scale, choice.logits_NE, parts_PNO,
         rows, 0 if shared_NS is None else shared_NS.shape[1], width, outputs, experts,
-        SHARED=int(shared is not None), SHARED_CODED=common.scale is not None, CODED=routed.scale is not None,
+        SHARED=int(shared is not None), SHARED_CODED=common.coded, CODED=routed.coded,
         TOP_K=choice.top_k, RENORMALIZE=choice.renormalize, BLOCK_R=tile.rows, BLOCK_O=tile.outputs,
         BLOCK_I=tile.inputs, E=_padded(experts), PRECISION=precision(routed_KNF), **tile.launch,
     )  # fmt: skip

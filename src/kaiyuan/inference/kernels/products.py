@@ -12,13 +12,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kaiyuan.model.quantization import GROUP
+
 
 class Matrix(NamedTuple):
-    """A weight (O, I), or those of all experts (E, O, I); if coded in int8 or fp8, with a scale for each output row."""
+    """A weight (O, I), or those of all experts (E, O, I), as it is or coded as in ``kaiyuan.model.quantization``."""
 
     weight: Tensor
     scale: Tensor | None = None
-    """float32 (..., O, 1)."""
+    """float32 (..., O, 1) for int8 and fp8, (..., O, I / 64) for int4, two codes of which share a byte."""
+
+    @property
+    def inputs(self) -> int:
+        return self.weight.shape[-1] * (2 if self.coded == _IN_GROUPS.value else 1)
+
+    @property
+    def coded(self) -> int:
+        """0: not; 1: with a scale for each row; 2: in halves of bytes, with a scale for each group of a row."""
+        return 0 if self.scale is None else _IN_GROUPS.value if self.weight.dtype == torch.uint8 else _BY_ROW.value
+
+
+_BY_ROW, _IN_GROUPS, _GROUP = tl.constexpr(1), tl.constexpr(2), tl.constexpr(GROUP)
 
 
 class Tile(NamedTuple):
@@ -60,12 +74,35 @@ def precision(x: Tensor) -> str:
 
 
 @triton.jit
-def _one_row(x, weight, o, inputs, outputs, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
+def weights(weight, scale, o, i, inside, inputs, CODED: tl.constexpr):
+    """The weights of outputs ``o`` and inputs ``i`` where ``inside``, else 0; a scale for each row is left out."""
+    row = o[:, None].to(tl.int64)
+    if CODED == _IN_GROUPS:
+        both = tl.load(weight + row * (inputs // 2) + (i // 2)[None, :], inside, 0)
+        code = (both >> ((i % 2) * 4)[None, :].to(tl.uint8)) & 15
+        return (code.to(tl.float32) - 8) * tl.load(
+            scale + row * (inputs // _GROUP) + (i // _GROUP)[None, :], inside, 0.0
+        )
+    else:  # noqa: RET505 (Triton compiles one of both)
+        return tl.load(weight + row * inputs + i[None, :], inside, 0.0)
+
+
+@triton.jit
+def rows_before(count, inputs, CODED: tl.constexpr):
+    """How far apart in memory ``count`` rows of weights are, and their scales."""
+    if CODED == _IN_GROUPS:
+        return count * (inputs // 2), count * (inputs // _GROUP)
+    else:  # noqa: RET505
+        return count * inputs, count
+
+
+@triton.jit
+def _one_row(x, weight, scale, o, inputs, outputs, CODED: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
     acc = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
     for start in range(0, inputs, BLOCK_I):
         i = start + tl.arange(0, BLOCK_I)
-        places, inside = o[:, None].to(tl.int64) * inputs + i[None, :], (o < outputs)[:, None] & (i < inputs)[None, :]
-        acc += tl.load(weight + places, inside, 0.0).to(tl.float32) * tl.load(x + i, i < inputs, 0.0).to(tl.float32)
+        w = weights(weight, scale, o, i, (o < outputs)[:, None] & (i < inputs)[None, :], inputs, CODED)
+        acc += w.to(tl.float32) * tl.load(x + i, i < inputs, 0.0).to(tl.float32)
     return tl.sum(acc, 1)[None, :]
 
 
@@ -76,17 +113,16 @@ def product(
 ):  # fmt: skip
     """``x[n] @ weight[o].T`` (BLOCK_R, BLOCK_O) in float32; rows from ``rows`` on count as 0."""
     if BLOCK_R == 1:
-        acc = _one_row(x, weight, o, inputs, outputs, BLOCK_O, BLOCK_I)
+        acc = _one_row(x, weight, scale, o, inputs, outputs, CODED, BLOCK_O, BLOCK_I)
     else:
         acc = tl.zeros((BLOCK_R, BLOCK_O), tl.float32)
         for start in range(0, inputs, BLOCK_I):
             i = start + tl.arange(0, BLOCK_I)
             inside = i < inputs
-            places = o[:, None].to(tl.int64) * inputs + i[None, :]
-            w = tl.load(weight + places, (o < outputs)[:, None] & inside[None, :], 0.0)
+            w = weights(weight, scale, o, i, (o < outputs)[:, None] & inside[None, :], inputs, CODED)
             a = tl.load(x + n[:, None] * inputs + i[None, :], (n < rows)[:, None] & inside[None, :], 0.0)
             acc = tl.dot(a, tl.trans(w.to(a.dtype)), acc, input_precision=PRECISION)
-    if CODED:
+    if CODED == _BY_ROW:
         acc = acc * tl.load(scale + o, o < outputs, 0.0)[None, :]
     return acc
 
@@ -111,11 +147,11 @@ def linear(
     x_NI: Tensor, matrix: Matrix, out_NO: Tensor, *, residual: Tensor | None = None, tile: Tile | None = None
 ) -> Tensor:
     """``out = x @ weight.T``, plus ``residual`` if it is given."""
-    rows, (outputs, inputs) = len(x_NI), matrix.weight.shape
+    rows, outputs, inputs = len(x_NI), len(matrix.weight), matrix.inputs
     tile = tile or tile_for(rows, inputs)
     _linear_kernel[triton.cdiv(outputs, tile.outputs), triton.cdiv(rows, tile.rows)](
         x_NI, matrix.weight, matrix.scale, residual, out_NO, rows, inputs, outputs,
-        ADD=residual is not None, CODED=matrix.scale is not None,
+        ADD=residual is not None, CODED=matrix.coded,
         BLOCK_R=tile.rows, BLOCK_O=tile.outputs, BLOCK_I=tile.inputs, PRECISION=precision(x_NI), **tile.launch,
     )  # fmt: skip
     return out_NO
