@@ -8,9 +8,9 @@ import pytest
 from process_group import Group
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def groups() -> Iterator[dict[int, Group]]:
-    """Process groups by size, made when first asked for."""
+    """Process groups by size, made when first asked for, and gone with the last test of this folder."""
 
     class Groups(dict[int, Group]):
         def __missing__(self, world: int) -> Group:

@@ -10,7 +10,7 @@ from process_group import Group
 from kaiyuan.errors import ConfigError
 from kaiyuan.training.parallel.layout import Layout
 
-METRICS = ("loss", "dpo_loss", "sft_loss", "margin", "accuracy", "chosen_logprob", "balance_loss", "sample_reward",
+METRICS = ("loss", "dpo_loss", "sft_loss", "margin", "chosen_logprob", "balance_loss", "sample_reward",
            "mixed_prompts", "online_pairs", "tokens")  # fmt: skip
 
 
@@ -29,7 +29,9 @@ def test_pairs_train_like_on_one_process(groups: dict[int, Group], layout: Layou
     assert sum(line["online_pairs"] for line in expected["lines"]) > 2, "or sampling is not tested"
     assert any(abs(line["margin"]) > 0.01 for line in expected["lines"])
     for rank in found:
-        for one, other in zip(rank["lines"], expected["lines"], strict=True):
+        for number, (one, other) in enumerate(zip(rank["lines"], expected["lines"], strict=True)):
+            if number:  # before the first update policy and reference are equal, and rounding decides what is greater
+                assert one["accuracy"] == other["accuracy"]
             assert {name: one[name] for name in METRICS} == {
                 name: pytest.approx(other[name], abs=1e-5) for name in METRICS
             }

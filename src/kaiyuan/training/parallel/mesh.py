@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch.distributed import ProcessGroup
@@ -74,3 +74,9 @@ class Mesh:
     def experts(self) -> DeviceMesh:
         """Over which a rank's own experts are sharded further."""
         return self._with_replicas(self._flat("shard", "context", "tensor"))
+
+
+@cache
+def mesh_of(layout: Layout, device: torch.device) -> Mesh:
+    """The one mesh of a layout in this process: each of its groups has connections and a thread of its own."""
+    return Mesh(layout, device)

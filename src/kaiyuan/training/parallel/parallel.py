@@ -20,7 +20,7 @@ from kaiyuan.training.parallel.context import context_of
 from kaiyuan.training.parallel.data import copies, fill, shard_model
 from kaiyuan.training.parallel.expert import parallelize_experts
 from kaiyuan.training.parallel.layout import Layout
-from kaiyuan.training.parallel.mesh import Mesh
+from kaiyuan.training.parallel.mesh import mesh_of
 from kaiyuan.training.parallel.pipeline import Pipeline
 from kaiyuan.training.parallel.tensor import parallelize_attention
 from kaiyuan.training.parallel.tokens import Tokens
@@ -31,7 +31,7 @@ class Parallel:
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.layout, self.device = layout, device
-        self.mesh = Mesh(layout, device)
+        self.mesh = mesh_of(layout, device)
         self.tokens = Tokens(self.mesh)
         self.pipeline: Pipeline | None = None
 
