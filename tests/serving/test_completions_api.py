@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -39,6 +40,17 @@ def test_choices_belong_to_their_prompts(openai: OpenAI, engine: FakeEngine, tok
     for chunk in openai.completions.create(model="tiny", prompt=["cat", "dog"], n=2, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].text
     assert texts == expected
+
+
+def test_no_client_takes_text_for_the_end_of_a_line(http: httpx.Client, engine: FakeEngine) -> None:
+    """httpx ends lines where ``str.splitlines`` does."""
+    engine.answer = "a\u2028b\x85c\u2029d\x0be\x1cf"
+    text = ""
+    with http.stream("POST", "/v1/completions", json={"prompt": "x", "stream": True, "max_tokens": 99}) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                text += json.loads(line[6:])["choices"][0]["text"]
+    assert text == engine.answer
 
 
 def test_echo_with_logprobs_scores_the_prompt(http: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer) -> None:

@@ -16,6 +16,9 @@ _TYPES = {
     500: "server_error", 503: "service_unavailable_error", 504: "timeout_error",
 }  # fmt: skip
 
+_LINE_ENDS = {0x85: r"\u0085", 0x2028: r"\u2028", 0x2029: r"\u2029"}
+"""What some clients (httpx) take for the end of a line, though in an event stream it is none."""
+
 
 @dataclass
 class Reply:
@@ -37,7 +40,7 @@ class Reply:
 
 def to_json(value: Any) -> bytes:
     """Compact JSON, which has no NaN. Half a surrogate pair, which no UTF-8 can hold, becomes a question mark."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_LINE_ENDS)
     return text.encode("utf-8", errors="replace")
 
 
