@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kaiyuan import ModelConfig
 from kaiyuan.model import transformer
@@ -181,6 +183,27 @@ def train_with_a_bad_layer(folder: Path) -> Run:
         return train(LONG_LAYOUT, {"steps": 3}, folder=folder)
     finally:
         Trainer._one_step = one_step  # type: ignore[method-assign]
+
+
+def largest_tensor(layout: Layout, length: int, documents: bool) -> int:
+    """Elements of the largest tensor of a forward and backward pass over one row of ``length`` tokens a data rank."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = function(*args, **kwargs or {})
+            largest = max([largest, *(x.numel() for x in tree_leaves(out) if isinstance(x, Tensor))])
+            return out
+
+    model = Transformer(CONFIG)
+    model.init_weights(1)
+    Parallel(layout, torch.device("cpu")).parallelize(model.train())
+    ids = (torch.arange(length) % 64)[None]
+    with Watch():
+        found = model.features(ids, documents_BT=ids.cumsum(1) // 30_000 if documents else None)
+        found.x_BTD.square().sum().backward()
+    return largest
 
 
 def booked(layout: Layout, settings: TrainerSettings) -> dict[str, float]:

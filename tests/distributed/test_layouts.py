@@ -95,6 +95,16 @@ def test_ranks_may_decide_for_themselves(groups: dict[int, Group]) -> None:
     assert first.losses == pytest.approx(whole.losses, rel=0.02)
 
 
+@pytest.mark.parametrize("documents", [False, True])
+def test_no_tensor_of_a_divided_sequence_has_its_tokens_twice(groups: dict[int, Group], documents: bool) -> None:
+    """Own tokens times all tokens would be a mask; at most a block of 128 queries meets all keys."""
+    length, heads = 4096, parallel_runs.CONFIG.num_attention_heads
+    block = heads * 128 * length
+    assert block < length // 2 * length / 2
+    found = groups[2].run(parallel_runs.largest_tensor, Layout(context=2), length, documents)
+    assert max(found) == block
+
+
 def test_a_model_is_made_in_parts(groups: dict[int, Group]) -> None:
     """A model that no rank has ever held whole has the very weights of one that was."""
     layout = Layout(data_shard=2, expert=2, tensor=2)

@@ -13,7 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kaiyuan.model import causal_attention as blockwise
-from kaiyuan.model.attention import Attention, Context, Documents, KeyValue, attend, document_mask, document_positions
+from kaiyuan.model.attention import (
+    Attention,
+    Context,
+    Documents,
+    KeyValue,
+    _bounds,
+    attend,
+    attend_last,
+    document_mask,
+    document_positions,
+)
 from kaiyuan.model.causal_attention import causal_attention
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.norm import rms_norm_reference
@@ -101,6 +111,39 @@ def test_blocks_of_queries_keep_documents_apart(length: int, kept: bool, monkeyp
         torch.autograd.grad(found, [q, k, v], upstream), torch.autograd.grad(expected, [q, k, v], upstream), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 9), (150, 400), (256, 256), (129, 130)])
+def test_queries_of_the_last_tokens(
+    queries: int, keys: int, packed: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against PyTorch with the last rows of the whole sequence's mask."""
+    monkeypatch.setattr(blockwise, "KEPT", 512 if kept else 0)
+    q = random(2, 4, queries, 8).requires_grad_()
+    k, v = (random(2, 2, keys, 8, seed=seed).requires_grad_() for seed in (1, 2))
+    numbers = (torch.rand(2, keys, generator=torch.Generator().manual_seed(4)) < 0.02 * packed).cumsum(1)
+    mask = document_mask(numbers)[:, :, -queries:]
+    found = attend_last(q, k, v, Documents.of(numbers, queries) if packed else None)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    upstream = random(2, 4, queries, 8, seed=3)
+    for one, other in zip(
+        torch.autograd.grad(found, [q, k, v], upstream), torch.autograd.grad(expected, [q, k, v], upstream), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("queries", [14, 9, 3])
+def test_bounds_of_documents_among_the_last_queries_by_brute_force(queries: int) -> None:
+    _, numbers, spans = documents()
+    bounds, query_bounds = _bounds(numbers, queries)
+    lengths = [end - start for _, start, end in spans]
+    last = [max(0, end - max(start, 14 - queries)) for _, start, end in spans]
+    assert bounds.diff().tolist() == lengths
+    assert query_bounds.diff().tolist() == last
+    assert sum(last) == 2 * queries, "or the brute force is wrong"
 
 
 def test_large_scores_do_not_overflow() -> None:

@@ -42,21 +42,28 @@ class Cache(Protocol):
 
 
 class Documents(NamedTuple):
-    """The documents packed in the rows of a batch."""
+    """The documents packed in the rows of a batch, and the queries that come from each."""
 
-    ids_BT: Tensor
+    ids_BS: Tensor
     """int64; grows by any amount where a document starts."""
     bounds: Tensor
     """int32; where each document starts in the batch read row by row, and the end. On a GPU only (else empty)."""
+    query_bounds: Tensor
+    """int32; the same among the queries, read row by row."""
     longest: int
 
     @classmethod
-    def of(cls, ids_BT: Tensor) -> Documents:
-        """Reads the bounds back from a GPU, once for all layers: the one thing there that waits for the device."""
-        if not ids_BT.is_cuda:
-            return cls(ids_BT, ids_BT.new_empty(0, dtype=torch.int32), ids_BT.shape[1])
-        bounds = F.pad(_starts(ids_BT).flatten().nonzero().squeeze(1), (0, 1), value=ids_BT.numel())
-        return cls(ids_BT, bounds.int(), int(bounds.diff().max()))
+    def of(cls, ids_BS: Tensor, queries: int | None = None) -> Documents:
+        """For queries of the last ``queries`` tokens of each row, or of all.
+
+        Reads the bounds back from a GPU, once for all layers: the one thing there that waits for the device.
+        """
+        length = ids_BS.shape[1]
+        if not ids_BS.is_cuda:
+            nothing = ids_BS.new_empty(0, dtype=torch.int32)
+            return cls(ids_BS, nothing, nothing, length)
+        bounds, query_bounds = _bounds(ids_BS, length if queries is None else queries)
+        return cls(ids_BS, bounds.int(), query_bounds.int(), int(bounds.diff().max()))
 
 
 class Context(NamedTuple):
@@ -129,11 +136,11 @@ def attend(
     if mask is None and q_BHTd.device.type == "cpu" and not is_gpu(q_BHTd) and dropout == 0:
         whole = shared.k_BGSd.shape[2] == q_BHTd.shape[2]
         if documents is not None or (whole and q_BHTd.requires_grad):
-            return causal_attention(q_BHTd, *shared, None if documents is None else documents.ids_BT)
+            return causal_attention(q_BHTd, *shared, None if documents is None else documents.ids_BS)
     if documents is not None:
-        if is_gpu(q_BHTd) and q_BHTd.dtype in (torch.bfloat16, torch.float16):
-            return packed_attention(q_BHTd, *shared, documents, dropout)
-        mask = document_mask(documents.ids_BT)
+        if _has_flash(q_BHTd):
+            return flash_attention(q_BHTd, *shared, documents, dropout)
+        mask = document_mask(documents.ids_BS)
     with _backends(q_BHTd, mask):
         return F.scaled_dot_product_attention(
             q_BHTd,
@@ -159,13 +166,35 @@ def _backends(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
     return sdpa_kernel(order, set_priority=True)
 
 
-def packed_attention(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, documents: Documents, dropout: float) -> Tensor:
-    """Causal attention within documents, on a GPU: flash attention over sequences of different lengths."""
+def attend_last(q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, documents: Documents | None = None) -> Tensor:
+    """Causal attention (B, H, T, d) of queries of the last T of S tokens; no (T, S) mask is built."""
+    if _has_flash(q_BHTd):
+        return flash_attention(q_BHTd, k_BGSd, v_BGSd, documents)
+    return causal_attention(q_BHTd, k_BGSd, v_BGSd, None if documents is None else documents.ids_BS)
+
+
+def _has_flash(q: Tensor) -> bool:
+    return is_gpu(q) and q.dtype in (torch.bfloat16, torch.float16)
+
+
+def flash_attention(
+    q_BHTd: Tensor, k_BGSd: Tensor, v_BGSd: Tensor, documents: Documents | None, dropout: float = 0.0
+) -> Tensor:
+    """Causal attention on a GPU, of queries of the last T of S tokens, each within its own one of ``documents``: flash
+    attention, which aligns the last query with the last key, over sequences of different lengths.
+    """
     batch, _, length, _ = q_BHTd.shape
-    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTd, k_BGTd, v_BGTd))
+    q, k, v = (x.transpose(1, 2) for x in (q_BHTd, k_BGSd, v_BGSd))
+    if documents is None:
+        return _flash(q, k, v, None, None, length, k.shape[1], dropout).transpose(1, 2)
     bounds, longest = documents.bounds, documents.longest
-    out = torch.ops.aten._flash_attention_forward(q, k, v, bounds, bounds, longest, longest, dropout, True, False)[0]
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    out = _flash(q, k, v, documents.query_bounds, bounds, min(longest, length), longest, dropout)
     return out.unflatten(0, (batch, length)).transpose(1, 2)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, *bounds_and_dropout: Tensor | float | None) -> Tensor:
+    return torch.ops.aten._flash_attention_forward(q, k, v, *bounds_and_dropout, True, False)[0]
 
 
 def document_mask(document_ids_BT: Tensor) -> Tensor:
@@ -180,6 +209,15 @@ def document_positions(document_ids_BT: Tensor) -> Tensor:
     length = document_ids_BT.shape[1]
     places = torch.arange(length, device=document_ids_BT.device).expand_as(document_ids_BT)
     return places - torch.where(_starts(document_ids_BT), places, 0).cummax(dim=1).values
+
+
+def _bounds(ids_BS: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """Where each document starts in the batch read row by row, and the end; and the same among the last ``queries``
+    tokens of each row read row by row. A document that ended before them has none.
+    """
+    length = ids_BS.shape[1]
+    bounds = F.pad(_starts(ids_BS).flatten().nonzero().squeeze(1), (0, 1), value=ids_BS.numel())
+    return bounds, bounds // length * queries + (bounds % length - (length - queries)).clamp(min=0)
 
 
 def _starts(document_ids_BT: Tensor) -> Tensor:

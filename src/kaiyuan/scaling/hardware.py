@@ -35,6 +35,8 @@ class Kind:
     """Of the peak, in grouped products."""
     attention_forward_share: float = 428 / 989
     attention_backward_share: float = 367 / 989
+    flash_share: float = 278 / 428
+    """Of attention's rate, where a sequence is divided: flash attention's kernel takes fewer queries than keys."""
     bandwidth_share: float = 3.0 / 3.35
     link_share: float = 0.8
     """Of a link, in large collectives: an assumption."""
@@ -48,9 +50,9 @@ KINDS = {
         Kind("h200", 140 * _GIB, 989 * _TERA, 4.8 * _TERA, 450 * _GB, 50 * _GB, 3.0),
         Kind("h800", 79.2 * _GIB, 989 * _TERA, 3.35 * _TERA, 200 * _GB, 50 * _GB, 2.0),
         Kind("h20", 95 * _GIB, 148 * _TERA, 4.0 * _TERA, 450 * _GB, 50 * _GB, 1.0, dense_share=0.9, grouped_share=0.85,
-             attention_forward_share=0.8, attention_backward_share=0.7),
+             attention_forward_share=0.8, attention_backward_share=0.7, flash_share=1.0),
         Kind("a100", 79.2 * _GIB, 312 * _TERA, 2.04 * _TERA, 300 * _GB, 25 * _GB, 1.5, dense_share=0.8,
-             grouped_share=0.75, attention_forward_share=0.65, attention_backward_share=0.55),
+             grouped_share=0.75, attention_forward_share=0.65, attention_backward_share=0.55, flash_share=1.0),
     )
 }  # fmt: skip
 """H100, H800, A100: SXM with 80 GB. The shares of H20 and A100 are higher since less arithmetic waits for less memory;

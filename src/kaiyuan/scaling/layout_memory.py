@@ -77,7 +77,8 @@ def kept_bytes(work: Work, layer: LayerShape) -> float:
     """Bytes a token of a rank that one layer's forward pass keeps.
 
     Beside what one GPU keeps: with ``tensor`` the whole sequence before attention, with ``expert`` the rows that came
-    and what was made of those that went, with ``context`` the keys and values of the whole sequence and a mask.
+    and what was made of those that went, with ``context`` the keys and values of the whole sequence, and attention's
+    output by chunks beside the whole of it.
     """
     config, layout = work.config, work.layout
     recompute = cast(Recompute, work.recompute)
@@ -89,8 +90,8 @@ def kept_bytes(work: Work, layer: LayerShape) -> float:
         elements += (layout.tensor - 1) * config.hidden_size
         if layout.expert > 1:
             elements += 2 * layer.top_k * config.hidden_size
-        if layout.context > 1:  # a chunk's queries see up to all keys: boolean, and as numbers for the kernel
-            elements += 1.5 * layout.tensor * (work.length + work.length / layout.context) / 2
+        if layout.context > 1:
+            elements += config.num_attention_heads * config.head_dim
     return 2 * elements
 
 

@@ -107,6 +107,7 @@ def _compute(work: Work, kind: Kind, stage: int) -> dict[str, float]:
         dense, attended, grouped, wide = _layer(work, kind, layer)
         found["products"] += count * 3 * dense
         found["grouped"] += count * 3 * grouped
+        attended /= kind.flash_share if layout.context > 1 else 1
         forward = attended / kind.attention_forward_share
         found["attention"] += count * (forward + 2.5 * attended / kind.attention_backward_share)
         found["elementwise"] += count * (wide / memory + ROUTING * tokens * 3.0e12 / memory)

@@ -3,7 +3,7 @@
 Queries stay where they are. The layer that owns keys and values gathers them from all ranks; the layers that share
 them (CLA) find them there, so they travel once for the group. With grouped-query attention they are a small part of
 what queries or activations would be. A rank holds an early and a late chunk of the sequence and looks, for each, at
-the keys up to that chunk's end alone.
+the keys up to that chunk's end alone: as queries of the last tokens of a shorter sequence, so that no mask is needed.
 
 Shapes: B rows, H query heads, G key/value heads, T tokens of the whole sequence, O positions of this rank, d head
 dimension.
@@ -12,10 +12,9 @@ dimension.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kaiyuan.model.attention import Context, document_positions
+from kaiyuan.model.attention import Context, Documents, attend_last, document_positions
 from kaiyuan.model.rope import rope_frequencies, rope_tables
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.training.parallel.collectives import gather
@@ -28,9 +27,11 @@ class GatheredKeys:
     def __init__(self, tokens: Tokens, length: int, documents_BT: Tensor | None, device: torch.device) -> None:
         self.group, self.ranks = tokens.mesh.group("context"), tokens.layout.context
         self.positions = tokens.of_context(length).to(device)
-        self.documents_BT = documents_BT
         chunk, rank = length // (2 * self.ranks), self.group.rank()
         self.ends = (rank + 1) * chunk, (2 * self.ranks - rank) * chunk
+        self.documents = [
+            None if documents_BT is None else Documents.of(documents_BT[:, :end], chunk) for end in self.ends
+        ]
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(self, producer: int, k_BGOd: Tensor, v_BGOd: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,23 +45,11 @@ class GatheredKeys:
     def attend(self, producer: int, q_BHOd: Tensor) -> Tensor:
         """(B, H, O, d): each of this rank's two chunks over the keys up to its end."""
         k_BGTd, v_BGTd = self.kept[producer]
-        outs = []
-        for q_BHcd, at, end in zip(q_BHOd.chunk(2, 2), self.positions.chunk(2), self.ends, strict=True):
-            outs.append(
-                F.scaled_dot_product_attention(
-                    q_BHcd, k_BGTd[:, :, :end], v_BGTd[:, :, :end], attn_mask=self._mask(at, end),
-                    enable_gqa=q_BHcd.shape[1] != k_BGTd.shape[1],
-                )
-            )  # fmt: skip
-        return torch.cat(outs, 2)
-
-    def _mask(self, at: Tensor, end: int) -> Tensor:
-        """Boolean (1 or B, 1, c, end): the past, and the query's own document."""
-        seen = at[:, None] >= torch.arange(end, device=at.device)
-        if self.documents_BT is None:
-            return seen[None, None]
-        same = self.documents_BT[:, at, None] == self.documents_BT[:, None, :end]
-        return (seen & same)[:, None]
+        outs = [
+            attend_last(q_BHcd, k_BGTd[:, :, :end], v_BGTd[:, :, :end], documents).transpose(1, 2)
+            for q_BHcd, end, documents in zip(q_BHOd.chunk(2, 2), self.ends, self.documents, strict=True)
+        ]
+        return torch.cat(outs, 1).transpose(1, 2)  # heads of a token together, as the next product wants them
 
 
 def context_of(model: Transformer, tokens: Tokens, ids_BT: Tensor, documents_BT: Tensor | None) -> Context:
