@@ -61,6 +61,30 @@ def test_sources_that_change_are_read_again_and_those_that_are_gone_are_not_miss
     execute(recipe, run, only="corpus")
 
 
+def test_what_the_run_is_evaluated_with_makes_the_corpus_due_that_must_not_hold_it(tmp_path: Path) -> None:
+    path, run = write_recipe(tmp_path), tmp_path / "run"
+    own = ["corpus.decontaminate=['problems', 'prompts']", "corpus.statements=0"]
+    execute(load_recipe(path, own), run, only="corpus")
+    harmless = ("synthesis.samples=160", "synthesis.recall_samples=5", "evaluation.max_tokens=7")
+    execute(load_recipe(path, [*own, *harmless]), run, only="corpus")
+    for change, what in (
+        ("synthesis.held_out=31", "problems"),
+        ("synthesis.kinds=['addition', 'sorting']", "problems"),
+        ("evaluation.prompts=['Who was the miller?']", "prompts"),
+    ):
+        with pytest.raises(KaiyuanError, match=rf"made from has changed \({what} of the evaluation\)"):
+            execute(load_recipe(path, [*own, change]), run, only="corpus")
+
+
+def test_the_share_of_facts_held_out_matters_to_a_corpus_with_statements_alone(tmp_path: Path) -> None:
+    path, run, other = write_recipe(tmp_path), tmp_path / "run", "synthesis.held_out_share=0.3"
+    execute(load_recipe(path), run, only="corpus")
+    with pytest.raises(KaiyuanError, match=r"changed \(synthesis\.held_out_share\)"):
+        execute(load_recipe(path, [other]), run, only="corpus")
+    execute(load_recipe(path, ["corpus.statements=0"]), run, only="corpus", overwrite=True)
+    execute(load_recipe(path, ["corpus.statements=0", other]), run, only="corpus")
+
+
 def test_a_tokenizer_to_take_over_is_known_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     for name in ("tokenizer.json", "qwen.tiktoken", "model.safetensors"):

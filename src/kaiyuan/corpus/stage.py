@@ -20,7 +20,7 @@ from kaiyuan.corpus.work import Counts, Store, Unit, plan, run_units
 from kaiyuan.errors import DataError
 from kaiyuan.files import fingerprint, read_jsonl, write_json, write_jsonl, write_text
 from kaiyuan.progress import say
-from kaiyuan.recipe import CorpusSection, Recipe
+from kaiyuan.recipe import OWN_SETS, CorpusSection, Recipe
 from kaiyuan.synthesis.statements import recall_document, statement_documents
 
 if TYPE_CHECKING:
@@ -124,6 +124,27 @@ def sources_of(section: CorpusSection) -> list[Source]:
 
 
 def states(recipe: Recipe) -> dict[str, str | None]:
+    """In which state what the corpus is made from is, beside the files that its section names."""
+    return {**_of_sources(recipe), **_of_other_sections(recipe)}
+
+
+def _of_other_sections(recipe: Recipe) -> dict[str, str]:
+    """What other sections say that decides here: what the run evaluates with, and which facts statements leave out.
+
+    The items themselves, since most changes of those sections change none of them.
+    """
+    section = recipe.corpus
+    found = {
+        f"{name} of the evaluation": fingerprint(evaluation_items(name, recipe))
+        for name in OWN_SETS
+        if name in section.decontaminate
+    }
+    if section.statements:
+        found["synthesis.held_out_share"] = str(recipe.synthesis.held_out_share)
+    return found
+
+
+def _of_sources(recipe: Recipe) -> dict[str, str | None]:
     """In which state the sources on this machine are, as ``identity`` tells it; None for one that is gone."""
     found: dict[str, list[str] | None] = {}
     for source in sources_of(recipe.corpus):
