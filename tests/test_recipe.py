@@ -50,7 +50,7 @@ def test_malformed_changes_are_explained(tmp_path: Path, change: str) -> None:
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such recipe"):
+    with pytest.raises(ConfigError, match="no such file"):
         load_recipe(tmp_path / "absent.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("[run\n")

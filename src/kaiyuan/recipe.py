@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kaiyuan.corpus.pipeline import CorpusSettings
 from kaiyuan.corpus.scores.config import ScorerConfig
 from kaiyuan.corpus.sources.spec import Source, as_table
-from kaiyuan.errors import ConfigError, listing
+from kaiyuan.errors import ConfigError
 from kaiyuan.model.config import ModelConfig
-from kaiyuan.settings import Settings, problems_of
+from kaiyuan.settings import Settings, checked, read_toml
 from kaiyuan.synthesis.reasoning import ALL_KINDS
 
 Share = float
@@ -367,20 +367,10 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
     A ``ConfigError`` names the file and lists everything that is wrong with it.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder, not a recipe file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    values = read_toml(path)
     for change in changes:
         _apply(values, change)
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
+    recipe = checked(Recipe, values, path)
     recipe.model.config(recipe.tokenizer.vocab_size)
     return recipe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,12 +26,27 @@ S = TypeVar("S", bound=Settings)
 
 def load_settings(kind: type[S], path: Path) -> S:
     """The ``kind`` of settings that a TOML file holds; a ``ConfigError`` lists everything that is wrong with it."""
+    return checked(kind, read_toml(path), path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file; a ``ConfigError`` says why there are none."""
     try:
-        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder; give a TOML file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def checked(kind: type[S], values: dict[str, Any], path: Path) -> S:
+    """``values`` of the file ``path`` as settings; a ``ConfigError`` lists everything that is wrong with them."""
+    try:
+        return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
 

@@ -127,5 +127,5 @@ def test_a_mixture_file(tmp_path: Path) -> None:
     path.write_text("web = 'much'\n")
     with pytest.raises(ConfigError, match="web: expected a number"):
         read_mixture(path)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
         read_mixture(tmp_path / "none.toml")

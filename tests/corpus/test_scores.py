@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,15 +27,17 @@ from kaiyuan.corpus.scores.calibration import (
 from kaiyuan.corpus.scores.command import train_scorer
 from kaiyuan.corpus.scores.config import ScorerSettings
 from kaiyuan.corpus.scores.encoders import EmbeddingEncoder, NgramEncoder
-from kaiyuan.corpus.scores.judge import categories, messages_of
+from kaiyuan.corpus.scores.judge import categories, judge, messages_of
 from kaiyuan.corpus.scores.labels import Labelled, labelled
 from kaiyuan.corpus.scores.linear import csr, fit
 from kaiyuan.corpus.scores.measures import auc, precision_recall
 from kaiyuan.corpus.scores.scorer import choice_of
 from kaiyuan.corpus.scores.toxicity import toxic_floor
 from kaiyuan.corpus.scores.training import train
+from kaiyuan.corpus.sources import Document
 from kaiyuan.corpus.units import units
 from kaiyuan.errors import ConfigError, DataError
+from kaiyuan.synthesis.llm.config import Endpoint
 
 GOOD = {
     "en": ["river", "valley", "stone", "teaches", "granite", "layers", "because", "water", "slowly", "carries", "sand"],
@@ -232,14 +235,14 @@ def test_too_few_labels_and_damaged_scorers(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, list[str]]]:
-    asked: list[str] = []
+def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    asked: list[dict[str, Any]] = []
 
     class Judge(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             text = json.loads(body["messages"][1]["content"])["document"]
-            asked.append(text)
+            asked.append(body)
             good = sum(word in GOOD["en"] for word in text.split()) > 6
             answer = {"quality": 5 if good else 0, "educational": 3, "toxicity": 0, "category": "science/earth"}
             content = "no idea" if "unreadable" in text else f"Sure: {json.dumps(answer)}"
@@ -258,7 +261,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_a_judge_labels_each_document_once(
-    tmp_path: Path, server: tuple[str, list[str]], capsys: pytest.CaptureFixture
+    tmp_path: Path, server: tuple[str, list[dict[str, Any]]], capsys: pytest.CaptureFixture
 ) -> None:
     url, asked = server
     texts = [row.text for row in rows(300) if row.language == "en"] + ["unreadable"]
@@ -277,6 +280,21 @@ def test_a_judge_labels_each_document_once(
     assert "Writing quality" in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Reliability" in page and "the judge m" in page
+
+
+def test_a_judge_says_what_is_likeliest_in_the_form_that_its_server_can_hold_it_to(
+    tmp_path: Path, server: tuple[str, list[dict[str, Any]]]
+) -> None:
+    url, asked = server
+    document = Document("1", "A river carries sand.", "here", "en", "web")
+    for structured in ("none", "json_object", "json_schema"):
+        endpoint = Endpoint(base_url=url, model="m", max_tokens=77, temperature=0.9, structured=structured)
+        assert judge([document], endpoint, tmp_path / structured)[0].grades["educational"] == 3
+    plain, loose, strict = asked
+    assert (plain["temperature"], plain["max_tokens"]) == (0.0, 77) and "response_format" not in plain
+    assert loose["response_format"] == {"type": "json_object"}
+    form = strict["response_format"]["json_schema"]["schema"]["properties"]
+    assert form["category"]["enum"] == categories() and form["toxicity"]["enum"] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_document_cannot_end_its_quotation() -> None:

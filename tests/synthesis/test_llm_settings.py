@@ -70,7 +70,7 @@ def test_unknown_topics_and_missing_files_are_told(tmp_path: Path) -> None:
     made = config(URL, tmp_path, instructions={"domains": ["alchemy"]}, evolution={"expand_topics": ["logic/tarot"]})
     with pytest.raises(ConfigError, match=r"'alchemy' is no topic[^$]*'logic/tarot' is no topic"):
         load_library(made)
-    with pytest.raises(ConfigError, match="no such config"):
+    with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "none.toml")
     with pytest.raises(DataError, match="no such file"):
         read_seeds([Seeds(path=str(tmp_path / "none.jsonl"), source="qa")], ["en"])

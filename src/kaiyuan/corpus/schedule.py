@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -12,6 +11,7 @@ from typing import Any
 from kaiyuan.corpus.mixture import MixturePhase, stream_shares
 from kaiyuan.errors import ConfigError
 from kaiyuan.files import read_jsonl, write_jsonl
+from kaiyuan.settings import read_toml
 
 LOG = "mixture.jsonl"
 
@@ -98,12 +98,7 @@ def follow(path: Path, position: int, phases: Sequence[MixturePhase], record: bo
 
 def read_mixture(path: Path) -> dict[str, float]:
     """The weights in a TOML file of label = weight."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; pretrain.mixture_file names it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    values = read_toml(path)
     wrong = [key for key, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float)]
     if wrong:
         raise ConfigError(f"{path}: {wrong[0]}: expected a number, the weight of this label")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from kaiyuan.errors import ConfigError, DataError, listing
+from kaiyuan.errors import DataError
 from kaiyuan.files import write_json, write_jsonl, write_text
 from kaiyuan.scaling.isoflop import IsoFlopFit, fit_cost, fit_isoflop
 from kaiyuan.scaling.law import (
@@ -27,7 +26,7 @@ from kaiyuan.scaling.parametric import ParametricLaw, fit_parametric, rms_error
 from kaiyuan.scaling.plan import DAY
 from kaiyuan.scaling.runs import group_by_budget, read_runs
 from kaiyuan.scaling.sweep import LADDER, SweepRun, sweep_plan
-from kaiyuan.settings import Settings, problems_of
+from kaiyuan.settings import Settings, load_settings
 
 Flops = float
 
@@ -117,14 +116,7 @@ def _require_budgets(budgets: list[Flops] | None) -> None:
 
 def load_scale_recipe(path: Path) -> ScaleRecipe:
     """Read a recipe; a ``ConfigError`` names the file and lists everything that is wrong with it."""
-    try:
-        return ScaleRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
+    return load_settings(ScaleRecipe, path)
 
 
 @dataclass(frozen=True)

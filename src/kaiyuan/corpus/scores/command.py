@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kaiyuan.corpus.scores.config import LabelsSection, ScorerConfig, load_scorer_config
+from kaiyuan.corpus.scores.config import LabelsSection, ScorerConfig
 from kaiyuan.corpus.scores.demo_set import demo_labels
 from kaiyuan.corpus.scores.embeddings import endpoint_embedding, model_embedding
 from kaiyuan.corpus.scores.encoders import EmbeddingEncoder, Encoder, NgramEncoder
@@ -17,11 +17,12 @@ from kaiyuan.corpus.scores.scorer import LinearScorer
 from kaiyuan.corpus.scores.training import train
 from kaiyuan.corpus.sources import Document
 from kaiyuan.files import write_jsonl, write_text
+from kaiyuan.settings import load_settings
 
 
 def train_scorer(path: Path, out: Path) -> LinearScorer:
     """Write the scorer into ``out``, with labels.jsonl (those of a judge) and report.html; shows the report."""
-    scorer = make_scorer(load_scorer_config(path), out, out)
+    scorer = make_scorer(load_settings(ScorerConfig, path), out, out)
     show(scorer.report, Console(highlight=False))
     return scorer
 

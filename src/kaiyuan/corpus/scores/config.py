@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kaiyuan.corpus.sources.spec import Source, as_table
-from kaiyuan.errors import ConfigError, listing
-from kaiyuan.settings import Settings, problems_of
+from kaiyuan.settings import Settings
 from kaiyuan.synthesis.llm.config import Client, Endpoint
 
 
@@ -69,15 +67,3 @@ class ScorerConfig(Settings):
     labels: LabelsSection
     scorer: ScorerSettings = ScorerSettings()
     embedding: EmbeddingSection | None = None
-
-
-def load_scorer_config(path: Path) -> ScorerConfig:
-    """A ``ConfigError`` names the file and everything that is wrong with it."""
-    try:
-        return ScorerConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None

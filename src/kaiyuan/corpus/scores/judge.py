@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from kaiyuan.corpus.scores.scorer import BINARY
 from kaiyuan.corpus.sources.document import Document
 from kaiyuan.errors import DataError
 from kaiyuan.progress import Progress, say
-from kaiyuan.synthesis.llm.calls import Answer, Call, RowFailed
-from kaiyuan.synthesis.llm.client import EndpointClient
-from kaiyuan.synthesis.llm.config import Client, Endpoint
+from kaiyuan.synthesis.llm import schemas
+from kaiyuan.synthesis.llm.calls import RowFailed
+from kaiyuan.synthesis.llm.client import Asker
+from kaiyuan.synthesis.llm.config import Asking, Client, Endpoint, Role
 from kaiyuan.synthesis.llm.journal import Journal
 from kaiyuan.synthesis.llm.meter import Meter
+from kaiyuan.synthesis.llm.ordering import in_order
 from kaiyuan.synthesis.llm.reading import Unreadable, integer, read_answer, string
 
+JUDGE = "judge"
 CHARACTERS = 4000
 """Of a document that the judge sees: its beginning, middle and end where it is longer."""
 _PROMPT = """\
@@ -65,16 +68,25 @@ def read_grades(values: dict[str, Any], known: Sequence[str]) -> tuple[dict[str,
     return grades, category
 
 
+class _Judging(Asking):
+    """One endpoint in one role: a judge, who says what is likeliest."""
+
+    def named(self) -> Iterator[tuple[str, Role]]:
+        yield JUDGE, Role(endpoint=JUDGE, temperature=0.0)
+
+    @property
+    def budget(self) -> float | None:
+        return None
+
+
 def judge(
     documents: Sequence[Document], endpoint: Endpoint, folder: Path, settings: Client | None = None
 ) -> list[Labelled]:
     """Labels of ``documents`` by the model behind ``endpoint``. Answers are kept in ``folder/journal.jsonl`` and never
     paid for twice; documents without a readable answer are left out and counted."""
-    journal = Journal(folder / "journal.jsonl")
-    try:
-        rows = asyncio.run(_judge(documents, endpoint, settings or Client(), journal))
-    finally:
-        journal.close()
+    config = _Judging(endpoints={JUDGE: endpoint}, client=settings or Client())
+    with Journal(folder / "journal.jsonl") as journal:
+        rows = asyncio.run(_judge(documents, config, journal))
     found = [row for row in rows if row is not None]
     if len(found) < len(rows):
         say(f"judge: {len(rows) - len(found):,} of {len(rows):,} documents have no readable label")
@@ -83,45 +95,26 @@ def judge(
     return found
 
 
-async def _judge(
-    documents: Sequence[Document], endpoint: Endpoint, settings: Client, journal: Journal
-) -> list[Labelled | None]:
-    client, known = EndpointClient("judge", endpoint, settings, Meter()), categories()
-    free = asyncio.Semaphore(2 * endpoint.concurrency)
-    parameters = {"temperature": 0.0, "max_tokens": endpoint.max_tokens}
-    if endpoint.structured != "none":
-        parameters["response_format"] = {"type": "json_object"}  # type: ignore[assignment]
+async def _judge(documents: Sequence[Document], config: _Judging, journal: Journal) -> list[Labelled | None]:
+    known, rows = categories(), list[Labelled | None]()
+    schema = schemas.labels(BINARY, HIGHEST, known)
 
-    async def one(document: Document, progress: Progress) -> Labelled | None:
+    async def one(_: int, document: Document) -> Labelled | None:
         messages = messages_of(document.text, known)
-
-        async def ask(sample: int) -> Answer:
-            call = Call("judge", messages, parameters, sample)
-            key = call.key(endpoint.model)
-            if (record := journal.get(key)) is not None:
-                return Answer.from_record(record)
-            answer = await client.answer(call, key)
-            await journal.append(answer.record())
-            return answer
-
-        async with free:
-            try:
-                (grades, category), _ = await read_answer(
-                    "judge", ask, lambda values: read_grades(values, known), settings.format_tries
-                )
-            except RowFailed:
-                return None
-            finally:
-                progress.update()
+        try:
+            (grades, category), _answer = await read_answer(
+                JUDGE,
+                lambda sample: asker.ask(JUDGE, messages, sample, schema),
+                lambda values: read_grades(values, known),
+                config.client.format_tries,
+            )
+        except RowFailed:
+            return None
         return Labelled(document.text, document.language, grades, category)
 
-    try:
+    async with Asker(config, journal, Meter()) as asker:
         with Progress("judging", max(1, len(documents)), "documents") as progress:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(document, progress)) for document in documents]
-            return [task.result() for task in tasks]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    finally:
-        await journal.flush()
-        await client.close()
+            async for row in in_order(documents, one, 2 * config.endpoints[JUDGE].concurrency):
+                rows.append(row)
+                progress.update()
+    return rows

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from kaiyuan.errors import ConfigError, listing
-from kaiyuan.settings import Settings, problems_of
+from kaiyuan.settings import Settings, load_settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[int, Field(ge=0)]
@@ -288,19 +286,7 @@ def model_identity(model: str) -> str:
 
 def load_config(path: Path) -> SynthesisConfig:
     """Read a config; a ``ConfigError`` lists everything that is wrong with it. Paths in it are relative to the file."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder, not a config file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    try:
-        config = SynthesisConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(listing(f"{path} cannot be used", problems_of(error))) from None
-    return _anchored(config, path.parent)
+    return _anchored(load_settings(SynthesisConfig, path), path.parent)
 
 
 def _anchored(config: SynthesisConfig, folder: Path) -> SynthesisConfig:

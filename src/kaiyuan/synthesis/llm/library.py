@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 
 from kaiyuan.errors import ConfigError, listing
 from kaiyuan.files import sha256_of
+from kaiyuan.settings import read_toml
 from kaiyuan.synthesis.llm.config import SynthesisConfig
 
 _DATA = Path(__file__).parent / "data"
@@ -104,12 +104,7 @@ def load_library(config: SynthesisConfig) -> Library:
 
 def read_data(path: Path) -> dict[str, Any]:
     """A TOML file with a version; ``ConfigError`` names the file and what is wrong with it."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    values = read_toml(path)
     if not isinstance(values.get("version"), int):
         raise ConfigError(f"{path}: version: a whole number is missing")
     return values

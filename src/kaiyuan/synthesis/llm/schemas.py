@@ -38,5 +38,11 @@ def critique(criteria: Iterable[str]) -> dict[str, Any]:
     )
 
 
+def labels(grades: Iterable[str], highest: int, categories: Iterable[str]) -> dict[str, Any]:
+    """Grades from 0 to ``highest`` and a category, for documents of a corpus."""
+    grade = {"type": "integer", "enum": list(range(highest + 1))}
+    return _object(**dict.fromkeys(grades, grade), category={"enum": list(categories)})
+
+
 def grade(criteria: Iterable[str]) -> dict[str, Any]:
     return _object(scores=_object(**dict.fromkeys(criteria, _SCORE)), tier=_SCORE, reason=_TEXT)
