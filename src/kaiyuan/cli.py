@@ -274,13 +274,16 @@ def convert(
 
 @app.command()
 def inspect(folder: ModelFolder) -> None:
-    """Say what a checkpoint is: format, config, parameters, KV cache, problems. Reads headers only.
+    """Say what a checkpoint is: format, config, parameters, KV cache, problems (exit code 1). Reads headers only.
 
     Example: kaiyuan inspect runs/demo
     """
-    from kaiyuan.checkpoint import describe
+    from kaiyuan.checkpoint import describe_report, inspect_folder
 
-    print(describe(find_model(folder)))
+    report = inspect_folder(find_model(folder))
+    print(describe_report(report))
+    if report["problems"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -335,17 +338,16 @@ def scale(
 
 
 def find_model(folder: Path) -> Path:
-    """``folder`` itself if it is a model, else the newest model of the run folder that it is."""
-    if (folder / "config.json").is_file():
-        return folder
-    for stage in ("dpo", "sft", "extend", "pretrain"):
-        if (folder / stage / "model" / "config.json").is_file():
-            return folder / stage / "model"
-    raise KaiyuanError(f"{folder}: neither a model folder (config.json) nor a run folder with a trained model")
+    """``folder`` itself if it is a model, else the model of the stage or the newest of the run whose folder it is."""
+    for place in (".", "model", "dpo/model", "sft/model", "extend/model", "pretrain/model"):
+        if (folder / place / "config.json").is_file():
+            return folder / place
+    problem = "neither a model folder (config.json) nor a run folder with a trained model"
+    raise KaiyuanError(f"{folder}: {problem if folder.exists() else 'no such folder'}")
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point: errors that the user can mend become one message and exit code 1."""
+    """Entry point: errors that the user can mend, the file system's too, become one message and exit code 1."""
     try:
         return app(args=arguments, standalone_mode=True)
     except KaiyuanError as error:
@@ -354,12 +356,18 @@ def main(arguments: list[str] | None = None) -> Any:
         if is_main():
             print(f"kaiyuan: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("kaiyuan: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if os.environ.get("KAIYUAN_DEBUG"):
+            raise
+        problem = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"kaiyuan: {problem}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("kaiyuan: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{path}: not valid JSON: nested too deeply") from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
@@ -104,15 +106,23 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
 def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the value of every non-empty line; a ``DataError`` names file and line of the first that is not JSON."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise DataError(f"{path}:{number}: not valid JSON: {error.msg}") from None
+                    yield _value(line, f"{path}:{number}")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+
+
+def _value(line: bytes, place: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 text ({error.reason})") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{place}: not valid JSON: nested too deeply") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -371,7 +371,10 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     for change in changes:
         _apply(values, change)
     recipe = checked(Recipe, values, path)
-    recipe.model.config(recipe.tokenizer.vocab_size)
+    try:
+        recipe.model.config(recipe.tokenizer.vocab_size)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: [model]: {error}") from None
     return recipe
 
 

@@ -127,8 +127,7 @@ def test_missing_and_truncated_shards(suffix: str, index: bool, tiny_folder: Pat
     assert f"{second.name}: missing shard" in message
     assert f"{third.name}: truncated or not a" in message
     assert first.name not in message
-    # with an index it is known which tensors the lost files held, so naming each of them would only hide the cause
-    assert (len(message.split("\n")) == 3) == index
+    assert len(message.split("\n")) == 3  # naming each tensor that the lost files held would only hide the cause
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"x" * 1000, b"PK\x03\x04" + b"\0" * 50])
@@ -136,7 +135,8 @@ def test_missing_and_truncated_shards(suffix: str, index: bool, tiny_folder: Pat
 def test_files_of_rubbish(name: str, content: bytes, tiny_folder: Path) -> None:
     (tiny_folder / "model.safetensors").unlink()
     (tiny_folder / name).write_bytes(content)
-    assert f"{name}: truncated or not a" in refusal(tiny_folder)
+    message = refusal(tiny_folder)
+    assert f"{name}: truncated or not a" in message and ": missing" not in message
 
 
 @pytest.mark.parametrize("cut", range(0, 100, 9))
@@ -181,7 +181,7 @@ def test_an_index_that_is_none(text: str, tiny_folder: Path, tmp_path: Path) -> 
     folder = folders.shard(tiny_folder, tmp_path / "shards", suffix="safetensors", index=True)
     (folder / "model.safetensors.index.json").write_text(text)
     assert "model.safetensors.index.json" in refusal(folder)
-    assert "problem: model.safetensors.index.json" in describe(folder) or "index.json:1:" in describe(folder)
+    assert "model.safetensors.index.json:" in describe(folder)
 
 
 def test_a_tensor_in_two_shards(tiny_folder: Path, tmp_path: Path) -> None:

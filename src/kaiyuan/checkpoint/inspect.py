@@ -112,7 +112,11 @@ def _mismatches(config: ModelConfig, storage: Storage, report: dict[str, Any]) -
 
 def describe(folder: str | Path) -> str:
     """``inspect_folder`` for people: a short table, then notes and problems."""
-    report = inspect_folder(folder)
+    return describe_report(inspect_folder(folder))
+
+
+def describe_report(report: dict[str, Any]) -> str:
+    """What ``inspect_folder`` found, for people."""
     rows = [("folder", report["folder"]), ("form", report.get("form", report.get("model_type", "unknown")))]
     if "config" in report:
         rows += _config_rows(report)

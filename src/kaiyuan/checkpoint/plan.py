@@ -62,7 +62,8 @@ def make_plan(config: ModelConfig, storage: Storage) -> tuple[Plan, list[str]]:
     plan.biases = [name for name in storage.tensors if _is_bias(name, {**released, HEAD: (0, 0)}, fused)]
     problems.extend(_misfits(storage, wanted))
     lost = storage.lost.union(*(fused[name].parts for name in fused if name in storage.lost))
-    problems.extend(f"{name}: missing" for name in released if name not in plan.sources and name not in lost)
+    if not storage.unknown:
+        problems.extend(f"{name}: missing" for name in released if name not in plan.sources and name not in lost)
     surplus = set(storage.tensors) - set(wanted) - set(plan.biases)
     problems.extend(f"{name}: surplus, the model has no such tensor" for name in sorted(surplus))
     plan.sources = {name: plan.sources[name] for name in released if name in plan.sources}

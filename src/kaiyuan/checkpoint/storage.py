@@ -53,6 +53,8 @@ class Storage:
     problems: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
     """Tensors that the index places in a file that is missing or unreadable."""
+    unknown: bool = False
+    """Whether a file is missing or unreadable of which no index says what it held."""
     scales: dict[str, Stored] = field(default_factory=dict)
     """Scales of quantised tensors, by the name of the tensor."""
     ignored: list[Path] = field(default_factory=list)
@@ -100,8 +102,8 @@ def _collect(folder: Path, stem: str, suffix: str, found: list[Path]) -> Storage
         files = [single] if single in found else found
         if single in found and len(found) > 1:
             problems.append(f"{single.name}: lies beside shards ({found[1].name}); remove one of the two")
-        problems.extend(_gaps(files))
-    storage = Storage(files, problems=problems)
+    gaps = [] if weight_map else _gaps(files)
+    storage = Storage(files, problems=problems + gaps, unknown=bool(gaps))
     _read_headers(storage, weight_map)
     return storage
 
@@ -154,6 +156,7 @@ def _read_headers(storage: Storage, weight_map: dict[str, str]) -> None:
                 earlier = storage.tensors[tensor.name].file.name
                 storage.problems.append(f"{tensor.name}: stored twice, in {earlier} and in {file.name}")
             storage.tensors[tensor.name] = tensor
+    storage.unknown |= bool(broken) and not weight_map
     storage.lost = {name for name, place in weight_map.items() if place in broken}
     for name, place in weight_map.items():
         if place not in broken and (name not in storage.tensors or storage.tensors[name].file.name != place):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kaiyuan.corpus.assemble import assemble
 from kaiyuan.corpus.cleaning import CleaningUnit, CleanStore
 from kaiyuan.corpus.decontaminate import Contamination, read_items
-from kaiyuan.corpus.pipeline import HELD_OUT, TRAIN
+from kaiyuan.corpus.pipeline import HELD_OUT, REJECTED, TRAIN
 from kaiyuan.corpus.sources import Document, Source, document_id
 from kaiyuan.corpus.sources.demo import PATH
 from kaiyuan.corpus.text import Places
@@ -57,6 +57,7 @@ def run(context: StageContext) -> dict[str, Any]:
     _do(context, units, store, "cleaning")
     report = assemble(store, units, context.folder, groups=_groups(section, store, units))
     report["sources"] = counts
+    _refuse_nothing(report["documents"], context.folder)
     store.prune(units)
     _score(context, report)
     held_out_share = context.recipe.synthesis.held_out_share
@@ -75,6 +76,14 @@ def run(context: StageContext) -> dict[str, Any]:
     write_json(context.folder / "report.json", report)
     _describe(context, report)
     return report
+
+
+def _refuse_nothing(documents: dict[str, int], folder: Path) -> None:
+    if not documents["train"]:
+        raise DataError(
+            f"no document is left to train on, of {documents['read']:,} that were read: {folder / REJECTED} and "
+            f"{folder / DEAD} say why"
+        )
 
 
 def _score(context: StageContext, report: dict[str, Any]) -> None:
@@ -201,7 +210,10 @@ def evaluation_items(name: str, recipe: Recipe) -> list[str]:
         return [problem.prompt for problem in split_problems(recipe.synthesis, recipe.run.seed)[1]]
     if name == "prompts":
         return list(recipe.evaluation.prompts)
-    return list(read_items(name))
+    items = list(read_items(name))
+    if not items:
+        raise DataError(f"{name}: no items in it; corpus.decontaminate names it as an evaluation set")
+    return items
 
 
 def _groups(section: CorpusSection, store: CleanStore, units: list[CleaningUnit]) -> Iterable[Places] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kaiyuan.corpus.sources.spec import Source
 from kaiyuan.curation import asking
@@ -27,10 +28,24 @@ def extract_into(folder: Path, sources: Sequence[str]) -> str:
     from kaiyuan.curation.extract.run import Extracted, extract
 
     counts = Extracted()
-    total = write_jsonl(folder / CANDIDATES, (item.row() for item in extract(map(Source.of, sources), counts)))
+    found = (item.row() for item in extract(map(Source.of, sources), counts))
+    total = write_jsonl(folder / CANDIDATES, _some(found, "candidates", sources, counts.left_out))
     write_json(folder / "extraction.json", counts.as_json())
     methods = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.samples.items()))
-    return f"{total:,} candidates ({methods or 'none'}), {counts.left_out.total():,} left out\n{folder / CANDIDATES}"
+    reasons = [f"{count:8,}  {reason}" for reason, count in counts.left_out.most_common()]
+    first = f"{total:,} candidates ({methods}), {counts.left_out.total():,} left out"
+    return "\n".join([first, *reasons, str(folder / CANDIDATES)])
+
+
+def _some(rows: Iterable[Any], what: str, places: Iterable[object], left_out: Counter[str]) -> Iterator[Any]:
+    """``rows``; a ``DataError`` if there are none, so that what was there before is not lost to a slip."""
+    found = False
+    for row in rows:
+        found = True
+        yield row
+    if not found:
+        why = ", ".join(f"{reason} {number:,}" for reason, number in left_out.most_common())
+        raise DataError(f"{', '.join(map(str, places))}: no {what} in it" + (f" (left out: {why})" if why else ""))
 
 
 def check_folder(folder: Path, near: float = NEAR) -> str:
@@ -98,15 +113,16 @@ def check_pair_files(folder: Path, paths: Sequence[Path]) -> str:
 
     left_out: Counter[str] = Counter()
     if paths:
-        write_jsonl(folder / PAIRS, (pair.row() for pair in collect(paths, left_out)))
+        found = (pair.row() for pair in collect(paths, left_out))
+        write_jsonl(folder / PAIRS, _some(found, "pairs", paths, left_out))
     elif not (folder / PAIRS).is_file():
         raise DataError(f"{folder}: has no {PAIRS}; name files of pairs to take in")
     with DecisionLog(folder / DECISIONS) as log:
         known = standings(log.decisions)
-        found = list(check_pairs(read_pairs(folder / PAIRS)))
-        log.append(item for item in found if not _said(item, known.get(item.sample)))
-    passed = {item.sample for item in found if item.verdict == KEEP}
-    reasons = Counter(reason for item in found for reason in item.reasons)
+        decisions = list(check_pairs(read_pairs(folder / PAIRS)))
+        log.append(item for item in decisions if not _said(item, known.get(item.sample)))
+    passed = {item.sample for item in decisions if item.verdict == KEEP}
+    reasons = Counter(reason for item in decisions for reason in item.reasons)
     labels: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     lengths = []
@@ -117,7 +133,7 @@ def check_pair_files(folder: Path, paths: Sequence[Path]) -> str:
             kept[label] += 1
             lengths.append(pair.lengths)
     return "\n".join([
-        f"{len(found):,} pairs, {left_out.total():,} left out, {len(found) - len(passed):,} refused",
+        f"{len(decisions):,} pairs, {left_out.total():,} left out, {len(decisions) - len(passed):,} refused",
         *(f"{count:8,}  {reason}" for reason, count in (left_out + reasons).most_common()), "",
         describe_lengths(length_bias(lengths)), "", table(labels, kept),
     ])  # fmt: skip

@@ -126,6 +126,8 @@ def author_of(row: Mapping[str, Any]) -> str:
 
 def read_samples(path: Path) -> Iterator[Sample]:
     """The samples of a JSON Lines file; a ``DataError`` names file and row of the first that is none."""
+    if not path.is_file():
+        raise DataError(f"{path.parent}: has no {path.name}; make one with kaiyuan curate extract")
     for number, row in enumerate(read_jsonl(path), 1):
         yield sample_of(row, f"{path}: sample {number}")
 

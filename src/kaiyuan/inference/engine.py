@@ -32,6 +32,7 @@ from kaiyuan.inference.runner import Runner, asks_about_prompt
 from kaiyuan.inference.scheduler import Scheduler, Work
 from kaiyuan.inference.sequence import Sequence
 from kaiyuan.inference.text import TextStream
+from kaiyuan.model.device import usable_device
 from kaiyuan.model.packed import can_pack, pack_model
 from kaiyuan.model.quantization import Scheme, quantize_model, scheme_named
 from kaiyuan.model.transformer import Transformer
@@ -86,7 +87,7 @@ class Engine:
         if isinstance(model, Transformer):
             self.model, self.tokenizer = model, tokenizer
         else:
-            self.model, loaded = load(Path(model), dtype, device, quantize)
+            self.model, loaded = load(Path(model), dtype, usable_device("device", device), quantize)
             self.tokenizer = tokenizer or loaded
         self.config = self.model.config
         compute = self.model.compute_dtype or self.model.embed.weight.dtype

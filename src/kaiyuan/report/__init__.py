@@ -23,6 +23,8 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise DataError(f"{run}: no such run folder")
     data = report_data(run)
+    if data["recipe"] is None and set(data["stages"].values()) == {"missing"}:
+        raise DataError(f"{run}: not a run folder: there is neither a recipe.json nor the folder of a stage in it")
     if (run / "corpus" / "survey.json").exists() and data["counts"]["corpus"]:
         from kaiyuan.report.corpus_page import corpus_page
 

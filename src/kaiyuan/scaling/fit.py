@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from kaiyuan.errors import DataError
 from kaiyuan.files import write_json, write_jsonl, write_text
+from kaiyuan.model import presets
 from kaiyuan.scaling.isoflop import IsoFlopFit, fit_cost, fit_isoflop
 from kaiyuan.scaling.law import (
     PAPER_BUDGETS,
@@ -89,6 +90,9 @@ class SweepSection(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _require_budgets(self.budgets)
+        for name in self.sizes:
+            if name not in presets.names():
+                raise ValueError(f"sizes: no preset {name!r}; there are {', '.join(presets.names())}")
         return self
 
 

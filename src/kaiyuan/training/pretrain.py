@@ -18,8 +18,8 @@ from kaiyuan.corpus.loader import MixturePhase, TokenLoader
 from kaiyuan.corpus.mixture import caps_by_label, check_phases, spread
 from kaiyuan.corpus.schedule import LOG, follow, read_mixture, scheduled, used, within_epochs
 from kaiyuan.corpus.shards import Shard, open_shards, token_counts
-from kaiyuan.errors import ConfigError
 from kaiyuan.files import write_json
+from kaiyuan.model.device import usable_device
 from kaiyuan.model.fused import use_kernels
 from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
@@ -81,10 +81,7 @@ def pick_device(run: RunSection) -> torch.device:
     name = run.device if run.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         name = f"cuda:{torch.cuda.current_device()}"
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"run.device: {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return usable_device("run.device", name)
 
 
 def compute_dtype(run: RunSection) -> torch.dtype:

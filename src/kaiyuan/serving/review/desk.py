@@ -23,8 +23,6 @@ class Desk:
     """One folder of curation under review. Calls may come from any thread."""
 
     def __init__(self, folder: Path, plan: Plan, selection: Selection | None = None) -> None:
-        if not (folder / CANDIDATES).is_file():
-            raise KaiyuanError(f"{folder}: has no {CANDIDATES}; make one with kaiyuan curate extract")
         self.samples = list(read_samples(folder / CANDIDATES))
         if not self.samples:
             raise KaiyuanError(f"{folder / CANDIDATES}: has no samples to review")
