@@ -327,6 +327,8 @@ class ParallelSection(Settings):
     tensor: int = Field(default=1, ge=1)
     context: int = Field(default=1, ge=1)
     pipeline: int = Field(default=1, ge=1)
+    pipeline_chunks: int = Field(default=1, ge=1)
+    """Chunks of layers on each rank of ``pipeline``: the more, the shorter it waits and the more it sends."""
     decide: Literal["globally", "per rank"] = "globally"
     """Whether capacity, recycling and the balance loss look at all tokens, as one device does, or at a rank's own."""
 

@@ -83,11 +83,12 @@ def train(
     folder: Path | None = None,
     gpu: bool = False,
     meta: bool = False,
+    layers: int = 4,
 ) -> Run:
     """Five steps from the same weights, in ``layout`` or (None) in this process alone."""
     run = Run()
     _recording(run)
-    model = Transformer(CONFIG.replace(tie_word_embeddings=tied), dtype)
+    model = Transformer(CONFIG.replace(tie_word_embeddings=tied, num_layers=layers), dtype)
     model.init_weights(1)
     device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     model = Transformer(model.config, dtype).to("meta") if meta else model.to(device)
@@ -206,10 +207,15 @@ def largest_tensor(layout: Layout, length: int, documents: bool) -> int:
     return largest
 
 
+def of_layout(config: ModelConfig, layout: Layout) -> ModelConfig:
+    """``config`` with as many times its layers as a rank of the pipeline has chunks."""
+    return config.replace(num_layers=config.num_layers * layout.pipeline_chunks)
+
+
 def booked(layout: Layout, settings: TrainerSettings) -> dict[str, float]:
     """Bytes that this rank sends in the second step of a real run, by kind, as ``trace_step`` counts them."""
     with torch.device("meta"):
-        model = Transformer(CONFIG, torch.bfloat16)
+        model = Transformer(of_layout(CONFIG, layout), torch.bfloat16)
     parallel = Parallel(layout, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as temporary:
         trainer = Trainer(
@@ -226,4 +232,4 @@ def traced(
     layout: Layout, settings: TrainerSettings, config: ModelConfig = CONFIG, rows: int = 8, length: int = 32
 ) -> StepTrace:
     """A step of this rank of a pretended group."""
-    return trace_step(config, layout, rows, length, settings)
+    return trace_step(of_layout(config, layout), layout, rows, length, settings)

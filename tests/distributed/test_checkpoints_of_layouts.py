@@ -15,15 +15,21 @@ FIRST = {"steps": 3, "checkpoint_every": 2, "decay_to": 1.0, "final_lr": 1.0, "a
 WHOLE = {**FIRST, "steps": 5}
 
 
-@pytest.mark.parametrize("second", [Layout(data_shard=4, expert=2), Layout(context=2, tensor=2), None], ids=str)
+@pytest.mark.parametrize(
+    "second",
+    [Layout(data_shard=4, expert=2), Layout(context=2, tensor=2), Layout(pipeline=2, pipeline_chunks=2), None],
+    ids=str,
+)
 def test_a_run_goes_on_at_another_layout(groups: dict[int, Group], tmp_path: Path, second: Layout | None) -> None:
     """Three steps at one layout (saved after two), the rest at another, equal five steps of one process."""
-    (expected,) = groups[1].run(parallel_runs.train, None, WHOLE)
+    layout = second or Layout()
+    parts, more = {"micro_batches": layout.pipeline}, (False, False, 4 * layout.pipeline_chunks)
+    (expected,) = groups[1].run(parallel_runs.train, None, WHOLE | parts, False, None, True, None, *more)
     first = Layout(data_shard=2, expert=2)
-    groups[2].run(parallel_runs.train, first, FIRST, False, None, True, tmp_path)
+    groups[2].run(parallel_runs.train, first, FIRST | parts, False, None, True, tmp_path, *more)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     world = 1 if second is None else second.size
-    found = groups[world].run(parallel_runs.train, second, WHOLE, False, None, True, tmp_path)[0]
+    found = groups[world].run(parallel_runs.train, second, WHOLE | parts, False, None, True, tmp_path, *more)[0]
     assert found.losses == pytest.approx(expected.losses[2:], abs=1e-5)
     assert found.norms == pytest.approx(expected.norms[2:], rel=1e-5)
     for name, value in expected.weights.items():

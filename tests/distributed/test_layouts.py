@@ -135,12 +135,31 @@ def test_impossible_layouts_are_refused_in_one_line() -> None:
         (Layout(context=3), r"sequences of 32 tokens cannot be cut into 6 equal parts"),
         (Layout(data_shard=16), r"a micro-batch of 8 sequences cannot be divided among 16 data ranks"),
         (Layout(pipeline=3), r"pipeline=3 stages for 2 groups of layers that share keys and values"),
+        (Layout(pipeline=2, pipeline_chunks=2), r"pipeline=2 \* pipeline_chunks=2 stages for 2 groups of layers"),
+        (Layout(pipeline_chunks=2), r"pipeline_chunks=2 divides the layers of a pipeline's ranks, and pipeline=1"),
     ):
         with pytest.raises(ConfigError, match=rf"^\[parallel\] {reason}[^\n]*$"):
             layout.check(config, 8, 32)
+    with pytest.raises(ConfigError, match=r"takes micro-batches in rounds of pipeline=2, which does not divide 3$"):
+        Layout(pipeline=2, pipeline_chunks=2).check(config.replace(num_layers=8), 6, 32, 3)
     with pytest.raises(ConfigError, match=r"^\[parallel\] data_shard=3 needs 3 processes, there are 4$"):
         Layout.of(ParallelSection(data_shard=3), 4)
     assert Layout.of(ParallelSection(tensor=2), 8).data_shard == 4
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "chunks", "groups"), [(2, 1, 5), (16, 1, 126), (16, 7, 126), (3, 4, 17), (4, 2, 8)]
+)
+def test_ranks_of_a_pipeline_have_about_as_many_layers(pipeline: int, chunks: int, groups: int) -> None:
+    """All layers once and in order, no pair cut, none of the ranks with over one pair more than another."""
+    layout, layers = Layout(pipeline=pipeline, pipeline_chunks=chunks), 2 * groups - 1  # the last has no partner
+    ranks = [layout.chunks(layers, 2, rank) for rank in range(pipeline)]
+    in_order = [ranks[stage % pipeline][stage // pipeline] for stage in range(layout.stages)]
+    assert [index for stage in in_order for index in stage] == list(range(layers))
+    assert all(stage.start % 2 == 0 and len(stage) for stage in in_order)
+    pairs = [sum(-(-len(chunk) // 2) for chunk in chunks) for chunks in ranks]
+    assert max(pairs) - min(pairs) <= 1
+    assert max(pairs) > pairs[-1] or groups % layout.stages == 0, "the loss takes time too"
 
 
 PIPELINES = [
@@ -162,6 +181,30 @@ def test_a_pipeline_trains_like_one_process(groups: dict[int, Group], layout: La
     changes = {"micro_batches": 2}
     found = groups[layout.size].run(parallel_runs.train, layout, changes, False, None, tied)[0]
     compare(found, alone(groups, changes, documents=False, dtype=None, tied=tied), layout.pipeline)
+
+
+CHUNKS = [
+    (Layout(pipeline=2, pipeline_chunks=2, data_shard=2, expert=2), True, 4, 8),
+    (Layout(pipeline=4, pipeline_chunks=2), True, 8, 16),  # with ranks that are at neither end
+]
+if EVERY:
+    CHUNKS += [
+        (Layout(pipeline=2, pipeline_chunks=2), False, 2, 8),
+        (Layout(pipeline=2, pipeline_chunks=4, tensor=2), True, 4, 16),
+        (Layout(pipeline=4, data_shard=2), True, 4, 8),
+    ]
+
+
+@pytest.mark.parametrize(("layout", "tied", "micro_batches", "layers"), CHUNKS, ids=str)
+def test_chunks_of_a_pipeline_train_like_one_process(
+    groups: dict[int, Group], layout: Layout, tied: bool, micro_batches: int, layers: int
+) -> None:
+    """Interleaved 1F1B: every rank has several stages, between which are those of others."""
+    assert len(layout.chunks(layers, 2, 1)) == layout.pipeline_chunks
+    inputs = {"micro_batches": micro_batches}, False, None, tied, None, False, False, layers
+    found = groups[layout.size].run(parallel_runs.train, layout, *inputs)[0]
+    (expected,) = groups[1].run(parallel_runs.train, None, *inputs)
+    compare(found, expected, layout.pipeline)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -17,6 +17,7 @@ LAYOUTS = {
     "replicas, experts": Layout(data_shard=2, data_replicate=2, expert=2),
     "heads, sequences": Layout(tensor=2, context=2),
     "stages": Layout(pipeline=2, data_shard=2),
+    "chunks": Layout(pipeline=2, pipeline_chunks=2, data_shard=2),
 }
 
 

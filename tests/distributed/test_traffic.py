@@ -44,6 +44,7 @@ def test_hunyuan_large_at_256_ranks(pretended: Group) -> None:
     ("layout", "micro_batches", "recompute", "length"),
     [
         (Layout(data_shard=32, data_replicate=2, expert=8, tensor=2, pipeline=2), 4, "none", 512),
+        (Layout(data_shard=64, expert=8, tensor=2, pipeline=2, pipeline_chunks=2), 4, "none", 512),
         (Layout(data_shard=64, expert=16, context=2, tensor=2), 2, "blocks", 512),
         (Layout(data_shard=16, expert=16, context=8, tensor=2), 1, "none", 2**18),
         (Layout(data_shard=256), 1, "experts", 512),
@@ -56,7 +57,8 @@ def test_sizes_are_those_of_the_real_program(
     """Every collective to a byte in a million (what is padded included), state to the byte, the fullest moment to a
     fifth: at 256K tokens anything that grows with their square would be many times as much.
     """
-    work = Work(SMALL, layout, layout.data_ranks * micro_batches, length, micro_batches, recompute)
+    config = parallel_runs.of_layout(SMALL, layout)
+    work = Work(config, layout, layout.data_ranks * micro_batches, length, micro_batches, recompute)
     settings = replace(
         parallel_runs.SETTINGS, micro_batches=micro_batches, recompute=recompute,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from kaiyuan.errors import ConfigError, KaiyuanError
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.scaling.hardware import KINDS, LATENCY, find_kind
+from kaiyuan.scaling.layout_memory import in_flight
 from kaiyuan.scaling.layout_time import bubble_share, collective_time, members, step_time
 from kaiyuan.scaling.layouts import find_layouts
 from kaiyuan.scaling.layouts_text import describe_layouts, sequences
@@ -25,41 +26,75 @@ MEASURED = ModelConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("stages", "parts"), [(1, 1), (2, 2), (4, 4), (4, 7), (8, 32)])
-def test_the_bubble_is_that_of_a_schedule(stages: int, parts: int) -> None:
+Passes = list[tuple[str, int, int]]
+"""Forward or backward, stage, micro-batch."""
+
+
+def one_forward_one_backward(ranks: int, parts: int, rank: int) -> Passes:
+    warm = min(ranks - rank, parts)
+    order = [("F", rank, part) for part in range(warm)]
+    for part in range(parts):
+        order.append(("B", rank, part))
+        if warm + part < parts:
+            order.append(("F", rank, warm + part))
+    return order
+
+
+def interleaved(ranks: int, parts: int, chunks: int, rank: int) -> Passes:
+    """Rounds of as many micro-batches as ranks through each chunk in turn; backwards the chunks' order is the other."""
+
+    def one(what: str, nth: int) -> tuple[str, int, int]:
+        turn, place = divmod(nth, ranks)
+        chunk = turn % chunks if what == "F" else chunks - 1 - turn % chunks
+        return what, chunk * ranks + rank, turn // chunks * ranks + place
+
+    warm = min((chunks - 1) * ranks + 2 * (ranks - 1 - rank), chunks * parts)
+    order = [one("F", nth) for nth in range(warm)]
+    for nth in range(chunks * parts):
+        if warm + nth < chunks * parts:
+            order.append(one("F", warm + nth))
+        order.append(one("B", nth))
+    return order
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parts", "chunks"),
+    [(1, 1, 1), (2, 2, 1), (4, 4, 1), (4, 7, 1), (8, 32, 1), (2, 2, 2), (4, 8, 2), (8, 32, 4)],
+)
+def test_the_bubble_is_that_of_a_schedule(ranks: int, parts: int, chunks: int) -> None:
     """Against 1F1B played out: forward passes take 1, backward passes 2."""
     ready: dict[tuple[str, int, int], int] = {}
-    queues = []
-    for stage in range(stages):
-        warm = min(stages - stage, parts)
-        order = [("F", part) for part in range(warm)]
-        for part in range(parts):
-            order.append(("B", part))
-            if warm + part < parts:
-                order.append(("F", warm + part))
-        queues.append(order)
-    clocks = [0] * stages
+    queues = [
+        one_forward_one_backward(ranks, parts, rank) if chunks == 1 else interleaved(ranks, parts, chunks, rank)
+        for rank in range(ranks)
+    ]
+    clocks, held, most = [0] * ranks, [0] * ranks, [0] * ranks
     while any(queues):
-        for stage, queue in enumerate(queues):
+        for rank, queue in enumerate(queues):
             if not queue:
                 continue
-            what, part = queue[0]
+            what, stage, part = queue[0]
             needs = ("F", stage - 1, part) if what == "F" else ("B", stage + 1, part)
-            if (what == "F" and stage == 0) or (what == "B" and stage == stages - 1):
+            if (what == "F" and stage == 0) or (what == "B" and stage == ranks * chunks - 1):
                 needs = ("F", stage, part) if what == "B" else ("", 0, 0)
             if needs[0] and needs not in ready:
                 continue
-            start = max(clocks[stage], ready.get(needs, 0))
-            clocks[stage] = ready[what, stage, part] = start + (1 if what == "F" else 2)
+            start = max(clocks[rank], ready.get(needs, 0))
+            clocks[rank] = ready[what, stage, part] = start + (1 if what == "F" else 2)
+            held[rank] += 1 if what == "F" else -1
+            most[rank] = max(most[rank], held[rank])
             queue.pop(0)
-    assert bubble_share(stages, parts) == pytest.approx(1 - 3 * parts / max(clocks))
+    assert bubble_share(ranks, parts, chunks) == pytest.approx(1 - 3 * chunks * parts / max(clocks))
+    work = Work(MEASURED, Layout(pipeline=ranks, pipeline_chunks=chunks), parts, 4096, parts)
+    assert [in_flight(work, rank) * chunks for rank in range(ranks)] == most
 
 
-def test_the_bubble_of_a_step() -> None:
-    work = Work(MEASURED, Layout(data_shard=2, pipeline=4), 64, 4096, 32)
-    time = step_time(work, H100)
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_the_bubble_of_a_step(chunks: int) -> None:
+    layout = Layout(data_shard=2, pipeline=4 // chunks, pipeline_chunks=chunks)
+    time = step_time(Work(MEASURED, layout, 64, 4096, 32), H100)
     without = time.total - time.update
-    assert time.bubble / without == pytest.approx(bubble_share(4, 32), rel=0.02)
+    assert time.bubble / without == pytest.approx(bubble_share(layout.pipeline, 32, chunks), rel=0.02)
 
 
 def test_who_is_on_which_host() -> None:
@@ -110,12 +145,12 @@ def test_one_gpu_as_measured(rows: int, mfu: float) -> None:
 
 
 def test_layouts_are_all_that_the_trainer_takes() -> None:
-    """Against every choice of six numbers, small enough to try all."""
-    config = ModelConfig.preset("1m")
+    """Against every choice of seven numbers, small enough to try all."""
+    config = ModelConfig.preset("1m").replace(num_layers=8)
     found = find_layouts(config, H100, 4, 16, 4096)
     expected = set()
-    for sizes in itertools.product((1, 2, 4), repeat=6):
-        layout = Layout(*sizes)
+    for *sizes, chunks in itertools.product((1, 2, 4), repeat=7):
+        layout = Layout(*sizes, pipeline_chunks=chunks)
         try:
             layout.check(config, 16, 4096, 16 // layout.data_ranks)
         except ConfigError:

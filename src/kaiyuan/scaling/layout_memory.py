@@ -17,7 +17,7 @@ from kaiyuan.training.parallel.units import LayerUnits, layer_units
 
 @dataclass(frozen=True)
 class LayoutMemory:
-    """Bytes on the fullest GPU, and which pipeline stage it is in."""
+    """Bytes on the fullest GPU, and which rank of the pipeline it is on."""
 
     stage: int
     parameters: float
@@ -41,9 +41,8 @@ class LayoutMemory:
 
 
 def layout_memory(work: Work) -> LayoutMemory:
-    """The fullest of the first stage, which has most micro-batches in flight, and the last, which has the loss."""
-    stages = {0, work.layout.pipeline - 1}
-    return max((_stage_memory(work, stage) for stage in stages), key=lambda memory: memory.total)
+    """The fullest rank of the pipeline: the first has most micro-batches in flight, the last has the loss."""
+    return max((_stage_memory(work, rank) for rank in work.telling_ranks()), key=lambda memory: memory.total)
 
 
 def _stage_memory(work: Work, stage: int) -> LayoutMemory:
@@ -137,12 +136,23 @@ def _layer_by_layer(work: Work, shape: _Shape, own: float) -> tuple[float, float
     return max(found, key=sum)
 
 
+def in_flight(work: Work, rank: int) -> float:
+    """Micro-batches that a rank of the pipeline holds activations of at most; those of one of its v chunks of layers
+    count as 1 / v. Interleaved, a rank starts all chunks and two more for each rank behind it before the first
+    backward pass.
+    """
+    ranks, chunks, parts = work.layout.pipeline, work.layout.pipeline_chunks, work.micro_batches
+    if chunks == 1:
+        return min(ranks - rank, parts)
+    return min((chunks - 1) * ranks + 2 * (ranks - 1 - rank) + 1, chunks * parts) / chunks
+
+
 def _whole_stage(work: Work, stage: int, shape: _Shape) -> tuple[float, float, float, float]:
     """The same where a stage's weights and gradients stay whole over a step, and micro-batches are in flight."""
     gathered = shape.root + sum(units.experts.gathered + units.others for units, _, _ in shape.layers)
-    flying = min(work.layout.pipeline - stage, work.micro_batches)
+    flying = in_flight(work, stage)
     kept = flying * sum(kept for _, kept, _ in shape.layers)
-    kept += 4 * work.config.hidden_size * work.tokens * flying
+    kept += 4 * work.config.hidden_size * work.tokens * flying * work.layout.pipeline_chunks
     working = max(working for _, _, working in shape.layers)
     largest = max(units.experts.gathered for units, _, _ in shape.layers)
     backward = (4.0 * gathered, 2.0 * gathered, kept + working, max(2.0 * largest, _routing(work)))

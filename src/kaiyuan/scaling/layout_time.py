@@ -57,19 +57,24 @@ class StepTime:
         return dict(vars(self))
 
 
-def bubble_share(stages: int, micro_batches: int) -> float:
-    """Share of a 1F1B step in which a stage waits: ``(p - 1) / (m + p - 1)`` (Narayanan et al., arXiv 2104.04473)."""
-    return (stages - 1) / (micro_batches + stages - 1)
+def bubble_share(ranks: int, micro_batches: int, chunks: int = 1) -> float:
+    """Share of a 1F1B step in which a rank waits: ``(p - 1) / (v m + p - 1)`` with v chunks of layers on each of p
+    ranks (Narayanan et al., arXiv 2104.04473).
+    """
+    return (ranks - 1) / (chunks * micro_batches + ranks - 1)
 
 
 def step_time(work: Work, kind: Kind) -> StepTime:
-    """The step of ``work`` on ``kind``: that of the slowest of the first, the second and the last stage."""
-    stages = work.layout.pipeline
-    found = [_stage_time(work, kind, stage) for stage in sorted({0, min(1, stages - 1), stages - 1})]
-    return max(found, key=lambda time: time.total)
+    """The step of ``work`` on ``kind``: that of the slowest rank of the pipeline."""
+    return max(rank_times(work, kind), key=lambda time: time.total)
 
 
-def _stage_time(work: Work, kind: Kind, stage: int) -> StepTime:
+def rank_times(work: Work, kind: Kind) -> list[StepTime]:
+    """The step on those ranks of the pipeline of which one is the slowest."""
+    return [_rank_time(work, kind, rank) for rank in work.telling_ranks()]
+
+
+def _rank_time(work: Work, kind: Kind, stage: int) -> StepTime:
     parts, stages = work.micro_batches, work.layout.pipeline
     compute = _compute(work, kind, stage)
     sent = traffic(work, stage)
@@ -92,7 +97,7 @@ def _stage_time(work: Work, kind: Kind, stage: int) -> StepTime:
     for layer, count in work.counted(stage):
         own += count * sum(unit.own for unit in layer_units(work.config, work.layout, layer))
     return StepTime(
-        **compute, host=host, **links, bubble=(stages - 1) * steady / parts,
+        **compute, host=host, **links, bubble=(stages - 1) * steady / parts / work.layout.pipeline_chunks,
         update=own * (30 if work.layout.size == 1 else 40) / (kind.bandwidth * kind.bandwidth_share),
     )  # fmt: skip
 

@@ -23,6 +23,8 @@ DAY = 86_400
 RECOMPUTE = ("none", "experts", "blocks")
 SEQUENCES = (1, 2, 4)
 """Of a data rank in one micro-batch."""
+CHUNKS = (1, 2, 4)
+"""Of layers on each rank of a pipeline."""
 LEAST_TOKENS = 512
 """Tokens of a sequence on one rank under which no sequence is cut: products would be too small to be worth it."""
 FREE = {
@@ -149,13 +151,22 @@ def _products(config: ModelConfig, gpus: int, length: int, decide: str) -> Itera
         for replicate in _divisors(left):
             for expert in _divisors(left // replicate):
                 if expert <= most:
-                    yield Layout(left // replicate, replicate, expert, tensor, context, pipeline, decide)
+                    plain = Layout(left // replicate, replicate, expert, tensor, context, pipeline, decide)
+                    yield from (dataclasses.replace(plain, pipeline_chunks=chunks) for chunks in _chunks(config, plain))
+
+
+def _chunks(config: ModelConfig, layout: Layout) -> tuple[int, ...]:
+    """How many chunks of layers may be worth trying: none of them empty, and one where there is no pipeline."""
+    groups = -(-config.num_layers // config.cla_share_factor)
+    most = groups // layout.pipeline if layout.pipeline > 1 else 1
+    return tuple(chunks for chunks in CHUNKS if chunks <= max(1, most))
 
 
 def _candidates(work: Work, each: int, kind: Kind) -> Iterator[Candidate]:
     """The step with ``each`` sequences a data rank in a micro-batch, computing no more again than memory asks for."""
     micro_batches, rest = divmod(work.rows, each * work.layout.data_ranks)
-    if rest or micro_batches < max(1, work.layout.pipeline):
+    ranks = work.layout.pipeline
+    if rest or micro_batches < ranks or (work.layout.pipeline_chunks > 1 and micro_batches % ranks):
         return
     for recompute in RECOMPUTE:
         tried = dataclasses.replace(work, micro_batches=micro_batches, recompute=recompute)

@@ -98,7 +98,7 @@ def _best(found: Layouts, question: Question) -> list[Section]:
     if best is None:
         return []
     memory = [(name, binary(value), _PARTS[name]) for name, value in best.memory.parts().items()]
-    memory.append(("in all", binary(best.memory.total), f"on the fullest GPU, in pipeline stage {best.memory.stage}"))
+    memory.append(("in all", binary(best.memory.total), f"on the fullest GPU, rank {best.memory.stage} of a pipeline"))
     time = [
         (name, f"{1000 * seconds:,.0f} ms", f"{seconds / best.time.total:.1%}")
         for name, seconds in best.time.parts().items()

@@ -1,4 +1,4 @@
-"""How a run is divided over processes: six numbers, checked before anything starts."""
+"""How a run is divided over processes: seven numbers, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Layout:
     pipeline: int = 1
     decide: str = "globally"
     """Who decides capacity and recycling: all ranks together, as one device would, or every rank for its own tokens."""
+    pipeline_chunks: int = 1
+    """Into how many chunks, each a stage of its own, the layers of a pipeline rank are divided (interleaved 1F1B)."""
 
     @classmethod
     def of(cls, section: ParallelSection, world: int) -> Layout:
@@ -53,8 +55,17 @@ class Layout:
         """Into how many parts a sequence is cut; with context parallelism twice as many, to even out the work."""
         return self.tensor * self.context * (2 if self.context > 1 else 1)
 
+    @property
+    def stages(self) -> int:
+        """Of the pipeline, over all ranks: stage s is on rank s modulo ``pipeline``."""
+        return self.pipeline * self.pipeline_chunks
+
+    def chunks(self, layers: int, group: int, rank: int) -> list[range]:
+        """Which of a model's ``layers`` each chunk of pipeline rank ``rank`` has; groups of ``group`` stay together."""
+        return [own_layers(layers, group, self.stages, stage) for stage in range(rank, self.stages, self.pipeline)]
+
     def __str__(self) -> str:
-        names = ("data_replicate", "data_shard", "expert", "tensor", "context", "pipeline")
+        names = ("data_replicate", "data_shard", "expert", "tensor", "context", "pipeline", "pipeline_chunks")
         parts = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) > 1]
         return ", ".join(parts) or "data_shard=1"
 
@@ -82,16 +93,27 @@ class Layout:
             return f"sequences of {length} tokens cannot be cut into {self.sequence_parts} equal parts"
         if rows % self.data_ranks:
             return f"a micro-batch of {rows} sequences cannot be divided among {self.data_ranks} data ranks"
-        if self.pipeline > groups:
-            return (f"pipeline={self.pipeline} stages for {groups} groups of layers that share keys and values: "
-                    "cuts are between them")  # fmt: skip
+        if self.pipeline_chunks > 1 and self.pipeline == 1:
+            return f"pipeline_chunks={self.pipeline_chunks} divides the layers of a pipeline's ranks, and pipeline=1"
+        if self.stages > groups:
+            chunks = f" * pipeline_chunks={self.pipeline_chunks}" if self.pipeline_chunks > 1 else ""
+            return (f"pipeline={self.pipeline}{chunks} stages for {groups} groups of layers that share keys and "
+                    "values: cuts are between them")  # fmt: skip
         if self.pipeline > micro_batches:
             return f"pipeline={self.pipeline} needs as many micro_batches, not {micro_batches}"
+        if self.pipeline_chunks > 1 and micro_batches % self.pipeline:
+            return (f"pipeline_chunks={self.pipeline_chunks} takes micro-batches in rounds of pipeline="
+                    f"{self.pipeline}, which does not divide {micro_batches}")  # fmt: skip
         return None
 
 
 def own_layers(layers: int, group: int, stages: int, stage: int) -> range:
-    """The layers of ``stage``: whole groups of ``group`` layers, as evenly as they go, earlier stages first."""
+    """The layers of ``stage``: whole groups of ``group`` layers, as evenly as they go. What is left over goes to stages
+    in the middle, one group to each: the first stages hold most micro-batches, the last has the loss, and stages in a
+    row are on different ranks.
+    """
     groups = -(-layers // group)
-    first, last = (groups * number // stages for number in (stage, stage + 1))
+    each, left = divmod(groups, stages)
+    middle = (stages - left) // 2
+    first, last = (each * number + min(max(number - middle, 0), left) for number in (stage, stage + 1))
     return range(first * group, min(last * group, layers))

@@ -149,10 +149,12 @@ class Parallel:
         whole = [RouterStats(*(next(parts).view_as(value) for value in stats)) for stats in layers]
         if self.pipeline is None:
             return whole
-        stages: list[Any] = [None] * self.layout.pipeline
+        ranks: list[Any] = [None] * self.layout.pipeline
         numbers = [tuple(value.tolist() for value in stats) for stats in whole]
-        dist.all_gather_object(stages, numbers, group=self.mesh.group("pipeline"))
-        return [RouterStats(*map(torch.tensor, stats)) for stage in stages for stats in stage]
+        mine = list(zip(self.pipeline.layers, numbers, strict=True))
+        dist.all_gather_object(ranks, mine, group=self.mesh.group("pipeline"))
+        of_layer = dict(pair for rank in ranks for pair in rank)
+        return [RouterStats(*map(torch.tensor, of_layer[index])) for index in sorted(of_layer)]
 
     @torch.no_grad()
     def clip(self, model: nn.Module, limit: float) -> Tensor:

@@ -12,15 +12,16 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from kaiyuan.model.config import LayerShape, ModelConfig
-from kaiyuan.training.parallel.layout import Layout, own_layers
+from kaiyuan.training.parallel.layout import Layout
 from kaiyuan.training.parallel.units import Unit, layer_units, root_unit
 
 
 @lru_cache(maxsize=1024)
-def _stage(config: ModelConfig, stages: int, stage: int) -> tuple[list[LayerShape], list[tuple[LayerShape, int]]]:
+def _stage(config: ModelConfig, layout: Layout, stage: int) -> tuple[list[LayerShape], list[tuple[LayerShape, int]]]:
     first: dict[LayerShape, LayerShape] = {}
     alike = [first.setdefault(replace(layer, index=0, producer=0), layer) for layer in config.layers()]
-    layers = [alike[index] for index in own_layers(config.num_layers, config.cla_share_factor, stages, stage)]
+    chunks = layout.chunks(config.num_layers, config.cla_share_factor, stage)
+    layers = [alike[index] for chunk in chunks for index in chunk]
     return layers, list(Counter(layers).items())
 
 
@@ -44,12 +45,20 @@ class Work:
         return self.rows * self.length // self.micro_batches // ranks
 
     def layers(self, stage: int) -> list[LayerShape]:
-        """The layers of a stage, each by the first of the model that is like it."""
-        return _stage(self.config, self.layout.pipeline, stage)[0]
+        """The layers of a pipeline rank, each by the first of the model that is like it."""
+        return _stage(self.config, self.layout, stage)[0]
+
+    def telling_ranks(self) -> list[int]:
+        """The ranks of the pipeline of which one is the slowest or fullest: its ends, and of those between the first
+        with most layers.
+        """
+        last = self.layout.pipeline - 1
+        between = sorted(range(1, last), key=lambda rank: -len(self.layers(rank)))
+        return sorted({0, *between[:1], last})
 
     def counted(self, stage: int) -> list[tuple[LayerShape, int]]:
         """The same, each once, with their number."""
-        return _stage(self.config, self.layout.pipeline, stage)[1]
+        return _stage(self.config, self.layout, stage)[1]
 
     def root(self, stage: int) -> Unit:
         return root_unit(self.config, self.layout, stage == 0, stage == self.layout.pipeline - 1)
@@ -126,7 +135,7 @@ def _activations(work: Work, stage: int) -> Iterator[Sent]:
         yield Sent("tensor", ("tensor",), 2 * both, 2 * both * whole * hidden * (layout.tensor - 1) / layout.tensor)
         if layer.owns_kv:
             yield Sent("context", ("context",), both, both * whole * key_value * (layout.context - 1))
-    neighbours = (stage > 0) + (stage < layout.pipeline - 1)
+    neighbours = 2 * layout.pipeline_chunks - (stage == 0) - (stage == layout.pipeline - 1)
     yield Sent("pipeline", ("pipeline",), neighbours * parts, neighbours * parts * tokens * hidden)
 
 
