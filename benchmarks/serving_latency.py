@@ -147,7 +147,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         rounds, rates = [], []
         for _ in range(options.rounds):
             rounds.append(serve(engine, streams, options))
-            if streams <= options.most_peer_streams:
+            if generates and streams <= options.most_peer_streams:
                 rates.append(max(peer_rate(generate, streams, options) for generate in generates.values()))
         found = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
         ms = {name: value * 1e3 for name, value in found.items()}

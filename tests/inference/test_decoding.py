@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from kaiyuan.errors import KaiyuanError  # noqa: E402
 from kaiyuan.inference import Engine  # noqa: E402
 from kaiyuan.inference.decode_layer import Unsupported  # noqa: E402
 from kaiyuan.inference.decoding import BURST, Decoder  # noqa: E402
+from kaiyuan.inference.kernels.choosing import Best  # noqa: E402
 from kaiyuan.inference.page_tables import PageTables  # noqa: E402
 from kaiyuan.model.quantization import quantize_model  # noqa: E402
 from kaiyuan.model.transformer import Transformer  # noqa: E402
@@ -247,3 +250,27 @@ def test_tables_follow_the_pages(model: Transformer) -> None:
     assert rows(first) == [[5]]
     assert rows(third, first) == [[7, 8, 6], [5]]
     assert rows(second, third) == [[9], [7, 8, 6]]
+
+
+def test_what_a_graph_writes_into_lives_as_long_as_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph holds addresses, not tensors: what it writes to must not go back to the allocator."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    room = Best.room
+
+    def watched(*sizes: Any) -> Best:
+        best = room(*sizes)
+        made.extend(map(weakref.ref, best))
+        return best
+
+    def captured(_: Decoder, run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        return lambda: None  # as a graph's replay: nothing of ``run`` is kept
+
+    monkeypatch.setattr(Best, "room", watched)
+    monkeypatch.setattr(Decoder, "_captured", captured)
+    model = build()
+    decoder = Decoder(model, Engine(model, cache_tokens=64).cache, 4, 64, graphs=True)
+    decoder._program(1, "choose")
+    gc.collect()
+    assert len(made) == 3
+    assert all(tensor() is not None for tensor in made)

@@ -69,6 +69,8 @@ class _Program(NamedTuple):
     """float64: what they are sampled with."""
     chosen_2KN: Tensor
     """int32: tokens, and the bits of their float32 log-probabilities."""
+    best: Best | None
+    """What a program that chooses leaves between its kernels; a graph knows addresses only and keeps nothing alive."""
 
 
 class Decoder:
@@ -185,7 +187,7 @@ class Decoder:
                 _sample(logits_NV, draw, uniform_KN, kind == "restrict", state_4N, chosen_2KN)
             return None
 
-        return _Program(state_4N, self._captured(run) if self._graphs else run, draw, uniform_KN, chosen_2KN)
+        return _Program(state_4N, self._captured(run) if self._graphs else run, draw, uniform_KN, chosen_2KN, best)
 
     def _features(self, state_4N: Tensor) -> Tensor:
         ids_N, position_N, slot_N, _ = state_4N
