@@ -79,6 +79,7 @@ def train(options: argparse.Namespace, mode: str) -> None:
     settings = TrainerSettings(
         steps=10**6, lr=1e-4, warmup=100, routing=RoutingPolicy(mode=mode), checkpoint_every=10**6,  # type: ignore[arg-type]
         micro_batches=options.micro_batches, recompute=options.recompute, moments=options.moments,
+        fp8=options.fp8,
     )  # fmt: skip
     times: list[float] = []
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
@@ -100,7 +101,7 @@ def train(options: argparse.Namespace, mode: str) -> None:
             trainer.fit()
     steps = [after - before for before, after in itertools.pairwise(times)]
     seconds = statistics.median(steps[options.warmup : options.warmup + options.steps])
-    report(f"kaiyuan, {mode}", config, options, seconds)
+    report(f"kaiyuan, {mode}" + (", fp8" if options.fp8 else ""), config, options, seconds)
     predicted = training_memory(config, 1, options.batch * options.length // options.micro_batches)
     predicted_bytes = predicted.total_recomputing if options.recompute == "blocks" else predicted.total
     if options.recompute == "experts":
@@ -313,6 +314,7 @@ def main() -> None:
     parser.add_argument("--preset", default="", help="a model of the ladder in place of the sizes")
     parser.add_argument("--recompute", choices=("none", "experts", "blocks"), default="none")
     parser.add_argument("--moments", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--fp8", action="store_true", help="feed-forward layers multiply in fp8")
     parser.add_argument("--no-breakdown", dest="breakdown", action="store_false")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     options = parser.parse_args()

@@ -65,6 +65,30 @@ def test_the_norm_beside_a_residual_stream(size: int, dtype: torch.dtype) -> Non
             x, gain)  # fmt: skip
 
 
+@pytest.mark.parametrize("uses", [2, 3])
+def test_gradients_of_all_uses_of_a_norm_are_added_up(uses: int) -> None:
+    x, added, gain = random(11, 20), random(11, 20, seed=1), random(20)
+    weights = [random(20, 8, seed=use) for use in range(uses)]
+
+    def plain(x: Tensor, added: Tensor, gain: Tensor) -> tuple[Tensor, ...]:
+        normed = rms_norm_reference(x + added, gain, EPS)
+        return x + added, *(normed @ weight for weight in weights)
+
+    def found(x: Tensor, added: Tensor, gain: Tensor) -> tuple[Tensor, ...]:
+        whole, *normed = norm.residual_norm(x, added, gain, EPS, uses)
+        return whole, *(one @ weight for one, weight in zip(normed, weights, strict=True))
+
+    compare(found, plain, x, added, gain)
+
+
+def test_a_use_of_a_norm_without_a_gradient_adds_none() -> None:
+    x, gain = random(4, 20), random(20)
+    compare(lambda x, gain: norm.residual_norm(x, None, gain, EPS, 3)[2], lambda x, g: rms_norm_reference(x, g, EPS),
+            x, gain)  # fmt: skip
+    with pytest.raises(ValueError, match="4 uses of a norm"):
+        norm.residual_norm(x, None, gain, EPS, 4)
+
+
 def test_rows_of_a_norm_that_several_programs_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(norm, "PROGRAMS", 3)
     compare(lambda x, gain: norm.residual_norm(x, None, gain, EPS), lambda x, g: (x, rms_norm_reference(x, g, EPS)),

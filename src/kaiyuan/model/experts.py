@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaiyuan.model.fused import fused, is_gpu
-from kaiyuan.model.linear import Linear, cast
+from kaiyuan.model.linear import Linear, cast, codes
 from kaiyuan.model.native import operations
 from kaiyuan.model.native.library import native
 from kaiyuan.model.routing import Routing
 
 if TYPE_CHECKING:
-    from kaiyuan.model.kernels.feed_forward import Places
+    from kaiyuan.model.kernels.feed_forward import BothCodes, Places
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -70,11 +70,18 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else swiglu_forward(gate_up)
 
 
-class SharedExpert(nn.Module):
-    """The expert that every token passes through. (..., D) to (..., D)."""
-
+class _FeedForward(nn.Module):
     recompute = False
     """Keep nothing but the input for the backward pass (on a GPU)."""
+    fp8 = False
+    """Multiply in fp8, forwards and to the input (on a GPU); the weights' gradients are products in bfloat16."""
+
+    def _codes(self, x: Tensor, gate_up: Tensor, down: Tensor) -> BothCodes:
+        return (codes(gate_up, x.dtype), codes(down, x.dtype)) if self.fp8 else None
+
+
+class SharedExpert(_FeedForward):
+    """The expert that every token passes through. (..., D) to (..., D)."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -85,7 +92,9 @@ class SharedExpert(nn.Module):
         if fused(x) and isinstance(self.gate_up, Linear) and isinstance(self.down, Linear):
             from kaiyuan.model.kernels.feed_forward import dense
 
-            return dense(x, cast(self.gate_up.weight, x.dtype), cast(self.down.weight, x.dtype), self.recompute)
+            gate_up, down = self.gate_up.weight, self.down.weight
+            weights = cast(gate_up, x.dtype), cast(down, x.dtype)
+            return dense(x, *weights, self.recompute, self._codes(x, gate_up, down))
         return self.down(swiglu(self.gate_up(x)))
 
 
@@ -196,11 +205,8 @@ def grouped_swiglu(x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, ends_E: 
     return F.grouped_mm(swiglu(hidden_NH), down_EDF.transpose(1, 2), offs=offsets_E)
 
 
-class Experts(nn.Module):
+class Experts(_FeedForward):
     """The specialised experts of one layer, stacked: ``gate_up`` (E, 2F, D), gate first, and ``down`` (E, D, F)."""
-
-    recompute = False
-    """Keep nothing but the input for the backward pass (on a GPU)."""
 
     def __init__(self, num_experts: int, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -216,7 +222,8 @@ class Experts(nn.Module):
             from kaiyuan.model.kernels.feed_forward import grouped
 
             weights = cast(self.gate_up, x_TD.dtype), cast(self.down, x_TD.dtype)
-            return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute)
+            return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute,
+                           self._codes(x_TD, self.gate_up, self.down))  # fmt: skip
         if is_gpu(x_TD) and takes_groups:
             out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:

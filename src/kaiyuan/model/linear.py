@@ -10,10 +10,14 @@ at every use. The copy is a leaf of its own: products read it, and its gradient,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from kaiyuan.model.kernels.fp8 import Codes
 
 
 class _Copy:
@@ -22,13 +26,25 @@ class _Copy:
     def __init__(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
         self.leaf = parameter.detach().to(dtype).requires_grad_()
         self.version = parameter._version
+        self.codes: Codes | None = None
+        """The same in fp8, once products have asked for it."""
+        self.coded = False
+        """Whether ``codes`` are those of the weight as it is now."""
 
     def current(self, parameter: Tensor) -> Tensor:
         if self.version != parameter._version:
             with torch.no_grad():
                 self.leaf.copy_(parameter)
-            self.version = parameter._version
+            self.version, self.coded = parameter._version, False
         return self.leaf
+
+    def current_codes(self, parameter: Tensor) -> Codes:
+        from kaiyuan.model.kernels.fp8 import codes_of
+
+        leaf = self.current(parameter)
+        if self.codes is None or not self.coded:
+            self.codes, self.coded = codes_of(leaf, self.codes), True
+        return self.codes
 
 
 def keep_copies(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
@@ -52,6 +68,20 @@ def leaf(weight: Tensor) -> Tensor:
     """What products of ``weight`` read and where its gradient arrives: its copy, or itself without one."""
     copy = getattr(weight, "compute_copy", None)
     return weight if copy is None or copy.leaf.device != weight.device else copy.current(weight)
+
+
+def codes(weight: Tensor, dtype: torch.dtype) -> Codes:
+    """``weight`` in fp8, of its copy if it has one: then they are made once for each of its values."""
+    from kaiyuan.model.kernels.fp8 import codes_of
+
+    copy = getattr(weight, "compute_copy", None)
+    return codes_of(cast(weight, dtype)) if copy is None else copy.current_codes(weight)
+
+
+def rewritten(parameter: Tensor) -> None:
+    """Tell that a kernel has changed ``parameter`` and its copy in place, which PyTorch does not notice."""
+    if (copy := getattr(parameter, "compute_copy", None)) is not None:
+        copy.coded = False
 
 
 def gradient(parameter: nn.Parameter) -> Tensor | None:

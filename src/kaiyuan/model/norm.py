@@ -67,16 +67,19 @@ class RMSNorm(nn.Module):
             return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
         return self.beside(x)[1] if fused(x) or native(x) else _RMSNorm.apply(x, self.weight, self.eps)
 
-    def beside(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The residual stream ``x + added`` (``x`` without ``added``) and its norm."""
+    def beside(self, x: Tensor, added: Tensor | None = None, uses: int = 1) -> tuple[Tensor, ...]:
+        """The residual stream ``x + added`` (``x`` without ``added``) and ``uses`` times its norm, at most 3: on a GPU the
+        gradients of different uses are added up on the way, if each use has its own.
+        """
         if fused(x):
             from kaiyuan.model.kernels.norm import residual_norm
 
-            return residual_norm(x, added, self.weight, self.eps)
+            return residual_norm(x, added, self.weight, self.eps, uses)
         if torch.is_grad_enabled() and native(x):
-            return native_norms.residual_norm(x, added, self.weight, self.eps)
+            whole, normed = native_norms.residual_norm(x, added, self.weight, self.eps)
+            return whole, *[normed] * uses
         x = x if added is None else x + added
-        return x, self(x)
+        return x, *[self(x)] * uses
 
 
 class _RopeNorm(torch.autograd.Function):

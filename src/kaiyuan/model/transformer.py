@@ -54,16 +54,17 @@ class MoE(nn.Module):
         self.shared = SharedExpert(config.hidden_size, layer.shared_size) if layer.shared_size else None
         self.experts = Experts(layer.num_experts, config.hidden_size, layer.expert_size)
 
-    def forward(self, x_BTD: Tensor, mode: TrainingMode) -> tuple[Tensor, RouterStats | None]:
-        x_TD = x_BTD.flatten(0, 1)
+    def forward(self, x_BTD: Tensor, mode: TrainingMode, *again: Tensor) -> tuple[Tensor, RouterStats | None]:
+        """``again`` may hold ``x`` two more times, for uses that add up their gradients elsewhere (RMSNorm.beside)."""
+        x_TD, routed_TD, shared_TD = (x.flatten(0, 1) for x in (x_BTD, *(again or (x_BTD, x_BTD))))
         logits_TE = self.router(x_TD)
         # Before the routing: its many small operations are handed to a GPU while that multiplies.
-        shared_TD = None if self.shared is None else self.shared(x_TD)
+        shared_out_TD = None if self.shared is None else self.shared(shared_TD)
         probs_TE = logits_TE.softmax(-1)
         policy = mode.routing if self.training else DROPLESS
         seed = mix_seed(mode.step, self.index) if self.training else 0
         routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
-        out_TD = self.experts(x_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_TD)
+        out_TD = self.experts(routed_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_out_TD)
         stats = router_stats(logits_TE, probs_TE, routing) if self.training else None
         return out_TD.view_as(x_BTD), stats
 
@@ -84,8 +85,8 @@ class Block(nn.Module):
         x_BTD, normed_BTD = self.attention_norm.beside(x_BTD)
         attended_BTD, shared = self.attention(normed_BTD, shared, context)
         attended_BTD = F.dropout(attended_BTD, mode.hidden_dropout, self.training)
-        x_BTD, normed_BTD = self.moe_norm.beside(x_BTD, attended_BTD)
-        computed_BTD, stats = self.moe(normed_BTD, mode)
+        x_BTD, normed_BTD, *again = self.moe_norm.beside(x_BTD, attended_BTD, uses=3)
+        computed_BTD, stats = self.moe(normed_BTD, mode, *again)
         return x_BTD + F.dropout(computed_BTD, mode.hidden_dropout, self.training), shared, stats
 
 
@@ -164,6 +165,12 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, Experts | SharedExpert):
                 module.recompute = what == "experts"
+
+    def multiply_in_fp8(self, wanted: bool) -> None:
+        """Whether training multiplies in fp8 in feed-forward layers; see ``kaiyuan.model.kernels.feed_forward``."""
+        for module in self.modules():
+            if isinstance(module, Experts | SharedExpert):
+                module.fp8 = wanted
 
     def _context(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Context:
         documents = None

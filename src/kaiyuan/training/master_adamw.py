@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kaiyuan.model.fused import on_gpu
-from kaiyuan.model.linear import gradient, leaf
+from kaiyuan.model.linear import gradient, leaf, rewritten
 from kaiyuan.model.native import operations
 
 
@@ -60,6 +60,7 @@ class MasterAdamW(torch.optim.Optimizer):
             None if holder is parameter else holder, self.clip_factor, step=int(state["step"]), lr=group["lr"],
             betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
         )  # fmt: skip
+        rewritten(parameter)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:

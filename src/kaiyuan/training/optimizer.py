@@ -24,6 +24,10 @@ PAPER_RATIO = 0.31
 """Specialised over shared learning rate that the paper reports for its own setting."""
 
 
+_LARGE = 2**20
+"""Numbers of a gradient whose norm is worth a kernel of its own."""
+
+
 def optimal_lr(batch: float, noise: float, eps_max: float = 1.0) -> float:
     """``eps_opt(B)`` of paper equation 1; ``batch`` and ``noise`` (the gradient noise scale) in the same unit, say
     tokens.
@@ -117,10 +121,16 @@ def _norm(grads: list[Tensor]) -> Tensor:
     """The norm of all numbers of all ``grads`` together, float32."""
     if all(native(grad) for grad in grads):
         return torch.stack([operations.square_sum(grad) for grad in grads]).sum().sqrt().float()
+    large = [grad for grad in grads if on_gpu(grad) and grad.numel() >= _LARGE and grad.is_contiguous()]
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for grad in grads:
-        by_dtype.setdefault(grad.dtype, []).append(grad)
+        if not any(grad is other for other in large):
+            by_dtype.setdefault(grad.dtype, []).append(grad)
     norms = [norm for some in by_dtype.values() for norm in torch._foreach_norm(some, 2, dtype=torch.float32)]
+    if large:
+        from kaiyuan.model.kernels.square_sum import square_sums
+
+        norms.append(square_sums(large).sum().sqrt())
     return torch.linalg.vector_norm(torch.stack(norms))
 
 

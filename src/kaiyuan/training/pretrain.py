@@ -58,7 +58,7 @@ def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **mo
         x = section.batch_over_noise
         ratio = PAPER_RATIO if x is None else expert_lr_ratio(x, reading=section.ratio_reading)
     same = ("lr", "warmup", "decay_to", "final_lr", "anneal_share", "eps", "weight_decay", "clip", "balance_loss",
-            "z_loss", "attention_dropout", "hidden_dropout", "micro_batches", "recompute", "moments",
+            "z_loss", "attention_dropout", "hidden_dropout", "micro_batches", "recompute", "moments", "fp8",
             "checkpoint_every")  # fmt: skip
     values: dict[str, Any] = {name: getattr(section, name) for name in same}
     values |= {

@@ -27,6 +27,7 @@ from kaiyuan.progress import say
 from kaiyuan.team import is_main
 from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective
+from kaiyuan.training.fp8 import check_fp8
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
 from kaiyuan.training.mfu import mfu
@@ -75,6 +76,8 @@ class TrainerSettings:
     """Seconds without a step after which a process of many ends itself, to be started again; 0 for never."""
     moments: Literal["fp32", "bf16"] = "fp32"
     """Of AdamW, in one process; bf16 takes less memory and time and wants a beta2 of about 0.95."""
+    fp8: bool = False
+    """Feed-forward layers multiply in fp8, forwards and to their inputs; on one GPU that can (Hopper or later)."""
     profile: bool = False
     """Write a trace of two steps, and where their time went, to ``profile/`` in the folder."""
     seed: int = 0
@@ -103,6 +106,8 @@ class Trainer:
         self.label, self.model, self.source, self.objective = label, model, source, objective
         self.settings, self.folder, self.on_step = settings, folder, on_step
         self.schedule, self.parallel = settings.schedule, parallel
+        if settings.fp8:
+            check_fp8(model, alone=parallel is None)
         if parallel is not None:
             for step in {0, settings.steps - 1}:  # the last may be smaller
                 parallel.check(model, source.batch(step, model), settings.micro_batches, settings.attention_dropout)
@@ -210,6 +215,7 @@ class Trainer:
         mode.routing = settings.routing
         mode.attention_dropout, mode.hidden_dropout = settings.attention_dropout, settings.hidden_dropout
         self.model.recompute(settings.recompute)
+        self.model.multiply_in_fp8(settings.fp8)
 
     def _one_step(self) -> dict[str, Any]:
         start = time.perf_counter()

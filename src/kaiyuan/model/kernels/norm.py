@@ -1,4 +1,4 @@
-"""RMSNorm beside a residual stream: the sum, the norm, and both their gradients, each in one pass.
+"""RMSNorm beside a residual stream: the sum, the norm, and all their gradients, each in one pass.
 
 The plain form is ``kaiyuan.model.norm.rms_norm_reference``. Shapes: N rows, D hidden size, P programs.
 """
@@ -33,8 +33,8 @@ def _norm_forward(x, added, gain, whole, normed, inverse, size, eps, ADD: tl.con
 
 @triton.jit
 def _norm_backward(
-    x, gain, inverse, grad_normed, grad_whole, grad_x, grad_gain, rows, size, programs,
-    ADD: tl.constexpr, BLOCK: tl.constexpr,
+    x, gain, inverse, grad_first, grad_second, grad_third, grad_whole, grad_x, grad_gain, rows, size, programs,
+    USES: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program, i = tl.program_id(0), tl.arange(0, BLOCK)
     inside = i < size
@@ -44,7 +44,11 @@ def _norm_backward(
         at = row * size.to(tl.int64) + i
         scale = tl.load(inverse + row)
         unit = tl.load(x + at, inside, 0.0).to(tl.float32) * scale
-        grad = tl.load(grad_normed + at, inside, 0.0).to(tl.float32)
+        grad = tl.load(grad_first + at, inside, 0.0).to(tl.float32)
+        if USES > 1:
+            grad += tl.load(grad_second + at, inside, 0.0).to(tl.float32)
+        if USES > 2:
+            grad += tl.load(grad_third + at, inside, 0.0).to(tl.float32)
         total += grad * unit
         grad *= weight
         found = scale * (grad - unit * (tl.sum(grad * unit, 0) / size))
@@ -54,13 +58,17 @@ def _norm_backward(
     tl.store(grad_gain + program * size + i, total, inside)
 
 
+MOST_USES = 3
+"""Gradients that the backward pass adds up."""
+
+
 def _warps(size: int) -> int:
     return 4 if size <= 2048 else 8
 
 
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, added: Tensor | None, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, added: Tensor | None, gain: Tensor, eps: float, uses: int) -> tuple[Tensor, ...]:
         size = x.shape[-1]
         x = x.contiguous()
         added = None if added is None else added.contiguous()
@@ -74,31 +82,34 @@ class _ResidualNorm(torch.autograd.Function):
         ctx.save_for_backward(whole, gain, inverse)
         ctx.added = added is not None
         ctx.set_materialize_grads(False)
-        return whole, normed
+        return whole, *(normed.view_as(normed) for _ in range(uses))
 
     @staticmethod
-    def backward(ctx: Any, grad_whole: Tensor | None, grad_normed: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_whole: Tensor | None, *grads_normed: Tensor | None) -> tuple[Tensor | None, ...]:
         whole, gain, inverse = ctx.saved_tensors
-        if grad_normed is None:
-            return grad_whole, grad_whole if ctx.added else None, None, None
+        grads = [grad.contiguous() for grad in grads_normed if grad is not None]
+        if not grads:
+            return grad_whole, grad_whole if ctx.added else None, None, None, None
         size = whole.shape[-1]
         rows = whole.numel() // size
         programs = min(rows, PROGRAMS)
-        grad_normed = grad_normed.contiguous()
-        beside = grad_normed if grad_whole is None else grad_whole.contiguous()
+        beside = grads[0] if grad_whole is None else grad_whole.contiguous()
         grad_x = torch.empty_like(whole)
         grad_gain = torch.empty(programs, size, dtype=torch.float32, device=whole.device)
         _norm_backward[(programs,)](
-            whole, gain, inverse, grad_normed, beside, grad_x, grad_gain, rows, size, programs,
-            ADD=grad_whole is not None, BLOCK=triton.next_power_of_2(size), num_warps=_warps(size),
+            whole, gain, inverse, *(grads + grads[:1] * MOST_USES)[:MOST_USES], beside, grad_x, grad_gain, rows, size,
+            programs, USES=len(grads), ADD=grad_whole is not None, BLOCK=triton.next_power_of_2(size),
+            num_warps=_warps(size),
         )  # fmt: skip
-        return grad_x, grad_x if ctx.added else None, grad_gain.sum(0).to(gain.dtype), None
+        return grad_x, grad_x if ctx.added else None, grad_gain.sum(0).to(gain.dtype), None, None
 
 
-def residual_norm(x: Tensor, added: Tensor | None, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """``whole = x + added`` (``x`` itself without ``added``) and ``rms_norm(whole) * gain``, both (..., D).
+def residual_norm(x: Tensor, added: Tensor | None, gain: Tensor, eps: float, uses: int = 1) -> tuple[Tensor, ...]:
+    """``whole = x + added`` (``x`` itself without ``added``) and ``uses`` times ``rms_norm(whole) * gain``, (..., D).
 
-    Whoever goes on with ``whole`` as the residual stream gets both gradients added up in the norm's own pass.
+    Whoever goes on with ``whole`` as the residual stream, and gives each use of the norm its own, gets all gradients
+    added up in the norm's own pass.
     """
-    whole, normed = _ResidualNorm.apply(x, added, gain, eps)
-    return whole, normed
+    if not 1 <= uses <= MOST_USES:
+        raise ValueError(f"{uses} uses of a norm: 1 to {MOST_USES} are possible")
+    return _ResidualNorm.apply(x, added, gain, eps, uses)

@@ -50,7 +50,7 @@ class ParallelMoE:
     def __init__(self, moe: MoE, tokens: Tokens) -> None:
         self.moe, self.tokens = moe, tokens
 
-    def forward(self, x_BTD: Tensor, mode: TrainingMode) -> tuple[Tensor, RouterStats | None]:
+    def forward(self, x_BTD: Tensor, mode: TrainingMode, *_: Tensor) -> tuple[Tensor, RouterStats | None]:
         moe, x_TD = self.moe, x_BTD.flatten(0, 1)
         logits_TE = moe.router(x_TD)
         shared_TD = None if moe.shared is None else moe.shared(x_TD)

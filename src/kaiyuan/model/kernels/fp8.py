@@ -1,0 +1,160 @@
+"""Numbers in fp8 (e4m3) for matrix products: activations with a scale for each row, weights with one for each matrix.
+
+A row's largest number becomes 448, the largest of e4m3. A weight's codes are kept twice, as they are and turned, since
+products want both sides to lie along the sum; one scale for the whole matrix serves both. Sums over tokens, which
+gradients of weights are, would need a third form of everything: they stay in bfloat16.
+
+Shapes: N rows, D their length, E matrices (experts; 1 for a layer alone), O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kaiyuan.model.kernels import rows
+
+E4M3 = torch.float8_e4m3fn
+_MOST = tl.constexpr(448.0)
+_LEAST = tl.constexpr(1e-30)
+_TILE = 128
+_PROGRAMS = 2048
+"""Programs that look for the largest numbers of all matrices."""
+
+
+class Rows(NamedTuple):
+    """Activations ``codes * scale``."""
+
+    codes: Tensor
+    """e4m3 (N, D)."""
+    scale_N: Tensor
+    """float32."""
+
+    def gather(self, token_N: Tensor, kept: Tensor) -> Rows:
+        """As ``rows.gather``."""
+        return Rows(rows.gather(self.codes, token_N, kept), self.scale_N[token_N])
+
+
+class Codes(NamedTuple):
+    """Weights ``codes * scale``."""
+
+    codes: Tensor
+    """e4m3 (E, O, I)."""
+    turned: Tensor
+    """e4m3 (E, I, O): the same."""
+    scale_E: Tensor
+    """float32."""
+
+
+@triton.jit
+def scale_of(largest):
+    """What to divide by so that ``largest`` becomes the largest number of e4m3."""
+    return tl.maximum(largest, _LEAST) / _MOST
+
+
+@triton.jit
+def code(x, scale):
+    return tl.minimum(tl.maximum(x / scale, -_MOST), _MOST).to(tl.float8e4nv)
+
+
+@triton.jit
+def encode_row(row, codes, scales, number, size, largest, BLOCK: tl.constexpr):
+    """Codes of a row that this program has just written, ``largest`` its greatest absolute number."""
+    tl.debug_barrier()
+    scale = scale_of(largest)
+    tl.store(scales + number, scale)
+    for start in range(0, size, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        tl.store(codes + i, code(tl.load(row + i, i < size, 0.0).to(tl.float32), scale), i < size)
+
+
+@triton.jit
+def _rows_kernel(x, token, kept, out, codes, scales, size, GATHER: tl.constexpr, BLOCK: tl.constexpr):
+    row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = i < size
+    source = row
+    if GATHER:
+        if row >= tl.load(kept):
+            return
+        source = tl.load(token + row).to(tl.int64)
+    value = tl.load(x + source * size + i, inside, 0.0)
+    if GATHER:
+        tl.store(out + row * size + i, value, inside)
+    wide = value.to(tl.float32)
+    scale = scale_of(tl.max(tl.abs(wide), 0))
+    tl.store(scales + row, scale)
+    tl.store(codes + row * size + i, code(wide, scale), inside)
+
+
+def rows_of(x_ND: Tensor) -> Rows:
+    """The rows of ``x`` in fp8."""
+    found = room(len(x_ND), x_ND.shape[1], x_ND)
+    if len(x_ND):
+        size = x_ND.shape[1]
+        _rows_kernel[(len(x_ND),)](
+            x_ND, x_ND, x_ND, x_ND, *found, size, GATHER=False, BLOCK=triton.next_power_of_2(size), num_warps=4
+        )  # fmt: skip
+    return found
+
+
+def gathered_rows(x_TD: Tensor, token_N: Tensor, kept: Tensor) -> tuple[Tensor, Rows]:
+    """``rows.gather`` and the same in fp8."""
+    size = x_TD.shape[1]
+    out_ND, found = x_TD.new_empty(len(token_N), size), room(len(token_N), size, x_TD)
+    if len(token_N):
+        _rows_kernel[(len(token_N),)](
+            x_TD, token_N, kept, out_ND, *found, size, GATHER=True, BLOCK=triton.next_power_of_2(size), num_warps=4
+        )  # fmt: skip
+    return out_ND, found
+
+
+def room(count: int, size: int, like: Tensor) -> Rows:
+    """For so many rows, where ``like`` is."""
+    return Rows(like.new_empty(count, size, dtype=E4M3), like.new_empty(count, dtype=torch.float32))
+
+
+@triton.jit
+def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    matrix, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    most = tl.zeros((BLOCK,), tl.float32)
+    for start in range(part * BLOCK, numbers, PARTS * BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        most = tl.maximum(most, tl.abs(tl.load(weight + matrix * numbers + i, i < numbers, 0.0).to(tl.float32)))
+    tl.store(parts + matrix * PARTS + part, tl.max(most, 0))
+
+
+@triton.jit
+def _codes_kernel(weight, scales, codes, turned, outputs, inputs, TILE: tl.constexpr):
+    matrix = tl.program_id(2).to(tl.int64)
+    o = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    i = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = (o < outputs)[:, None] & (i < inputs)[None, :]
+    first = matrix * outputs * inputs
+    value = tl.load(weight + first + o[:, None] * inputs + i[None, :], inside, 0.0).to(tl.float32)
+    found = code(value, tl.load(scales + matrix))
+    tl.store(codes + first + o[:, None] * inputs + i[None, :], found, inside)
+    tl.store(turned + first + i[:, None] * outputs + o[None, :], tl.trans(found), tl.trans(inside))
+
+
+def codes_of(weight: Tensor, into: Codes | None = None) -> Codes:
+    """The matrices of ``weight`` (E, O, I) or (O, I) in fp8, written over ``into`` if it is given."""
+    weight_EOI = weight.detach() if weight.dim() == 3 else weight.detach()[None]
+    experts, outputs, inputs = weight_EOI.shape
+    if into is None:
+        turned = weight.new_empty(experts, inputs, outputs, dtype=E4M3)
+        scale_E = weight.new_empty(experts, dtype=torch.float32)
+        into = Codes(torch.empty_like(weight_EOI, dtype=E4M3), turned, scale_E)
+    programs = triton.cdiv(_PROGRAMS, experts)
+    parts = weight.new_empty(experts, programs, dtype=torch.float32)
+    _largest_kernel[experts, programs](
+        weight_EOI, parts, outputs * inputs, PARTS=programs, BLOCK=8192, num_warps=8
+    )  # fmt: skip
+    into.scale_E.copy_(parts.amax(1).clamp(min=_LEAST.value) / _MOST.value)
+    _codes_kernel[triton.cdiv(outputs, _TILE), triton.cdiv(inputs, _TILE), experts](
+        weight_EOI, into.scale_E, into.codes, into.turned, outputs, inputs, TILE=_TILE, num_warps=8
+    )  # fmt: skip
+    return into

@@ -1,0 +1,71 @@
+"""Matrix products of feed-forward layers by the libraries: dense or of groups of rows, in the activations' own dtype
+or in fp8.
+
+Shapes: N rows, O outputs, I inputs, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kaiyuan.model.kernels.fp8 import Codes, Rows, rows_of
+
+Operand: TypeAlias = Tensor | Rows
+
+
+class Weight(NamedTuple):
+    """(O, I), or (E, O, I) of which each expert multiplies its own rows."""
+
+    matrix: Tensor
+    codes: Codes | None = None
+    """The same in fp8; products take it if it is there."""
+
+
+def operand(x_NI: Tensor, weight: Weight) -> Operand:
+    """``x`` as products with ``weight`` take it."""
+    return x_NI if weight.codes is None else rows_of(x_NI)
+
+
+def forwards(x: Operand, weight: Weight, ends_E: Tensor | None = None) -> Tensor:
+    """``x @ weight.T`` (N, O); with ``ends`` (int32) each expert's on the rows that end there."""
+    if isinstance(x, Rows):
+        assert weight.codes is not None
+        return _coded(x, weight.codes.codes, weight.codes.scale_E, ends_E, weight.matrix.dtype)
+    return x @ weight.matrix.t() if ends_E is None else F.grouped_mm(x, weight.matrix.transpose(1, 2), offs=ends_E)
+
+
+def backwards(grad: Operand, weight: Weight, ends_E: Tensor | None = None) -> Tensor:
+    """``grad @ weight`` (N, I), likewise."""
+    if isinstance(grad, Rows):
+        assert weight.codes is not None
+        return _coded(grad, weight.codes.turned, weight.codes.scale_E, ends_E, weight.matrix.dtype)
+    return grad @ weight.matrix if ends_E is None else F.grouped_mm(grad, weight.matrix, offs=ends_E)
+
+
+def _coded(x: Rows, codes_EOI: Tensor, scale_E: Tensor, ends_E: Tensor | None, dtype: torch.dtype) -> Tensor:
+    scale_EO = scale_E[:, None].expand(codes_EOI.shape[:2]).contiguous()
+    if ends_E is None:
+        return torch._scaled_mm(
+            x.codes, codes_EOI[0].t(), x.scale_N[:, None], scale_EO, out_dtype=dtype, use_fast_accum=x.codes.is_cuda
+        )
+    if not x.codes.is_cuda:
+        return _one_by_one(x, codes_EOI, scale_EO, ends_E, dtype)
+    return torch._scaled_grouped_mm(
+        x.codes, codes_EOI.transpose(1, 2), x.scale_N, scale_EO, offs=ends_E, out_dtype=dtype, use_fast_accum=True
+    )
+
+
+def _one_by_one(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor, dtype: torch.dtype) -> Tensor:
+    """The grouped product where PyTorch has none: on a CPU, for tests."""
+    out_NO = x.scale_N.new_zeros(len(x.codes), codes_EOI.shape[1], dtype=dtype)
+    start = 0
+    for expert, end in enumerate(ends_E.tolist()):
+        some = Rows(x.codes[start:end], x.scale_N[start:end])
+        if end > start:
+            out_NO[start:end] = _coded(some, codes_EOI[expert, None], scale_EO[expert, :1], None, dtype)
+        start = end
+    return out_NO
