@@ -68,8 +68,8 @@ class RMSNorm(nn.Module):
         return self.beside(x)[1] if fused(x) or native(x) else _RMSNorm.apply(x, self.weight, self.eps)
 
     def beside(self, x: Tensor, added: Tensor | None = None, uses: int = 1) -> tuple[Tensor, ...]:
-        """The residual stream ``x + added`` (``x`` without ``added``) and ``uses`` times its norm, at most 3: on a GPU the
-        gradients of different uses are added up on the way, if each use has its own.
+        """The residual stream ``x + added`` (``x`` without ``added``) and ``uses`` times its norm, at most 3: a GPU
+        adds up the gradients of different uses on the way, if each use has its own.
         """
         if fused(x):
             from kaiyuan.model.kernels.norm import residual_norm

@@ -16,11 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kaiyuan.inference.kernels.products import (
+    BY_ROW,
+    IN_GROUPS,
     Matrix,
     Tile,
     normalized,
     precision,
     product,
+    product_of_pairs,
     rows_before,
     tile_for,
     weights,
@@ -93,20 +96,17 @@ def _of_expert(table, expert, E: tl.constexpr):
 
 
 @triton.jit
-def _swiglu(
-    x, weight, scale, out, n, at, mine, inputs, width,
-    CODED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
+def _gate_and_up(
+    x, weight, n, o, mine, inputs, width,
+    BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One block of ``silu(gate) * up`` of the rows ``n`` that are ``mine``, stored as rows ``at``."""
-    o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     SUMS: tl.constexpr = BLOCK_I if BLOCK_R == 1 else BLOCK_O
     gate = tl.zeros((BLOCK_O if BLOCK_R == 1 else BLOCK_R, SUMS), tl.float32)
     up = tl.zeros((BLOCK_O if BLOCK_R == 1 else BLOCK_R, SUMS), tl.float32)
     for start in range(0, inputs, BLOCK_I):
         i = start + tl.arange(0, BLOCK_I)
         inside = (o < width)[:, None] & (i < inputs)[None, :]
-        g = weights(weight, scale, o, i, inside, inputs, CODED)
-        u = weights(weight, scale, width + o, i, inside, inputs, CODED)
+        g, u = weights(weight, o, i, inside, inputs), weights(weight, width + o, i, inside, inputs)
         if BLOCK_R == 1:
             a = tl.load(x + i, i < inputs, 0.0).to(tl.float32)[None, :]
             gate += g.to(tl.float32) * a
@@ -116,8 +116,26 @@ def _swiglu(
             gate = tl.dot(a, tl.trans(g.to(a.dtype)), gate, input_precision=PRECISION)
             up = tl.dot(a, tl.trans(u.to(a.dtype)), up, input_precision=PRECISION)
     if BLOCK_R == 1:
-        gate, up = tl.sum(gate, 1)[None, :], tl.sum(up, 1)[None, :]
-    if CODED == 1:
+        return tl.sum(gate, 1)[None, :], tl.sum(up, 1)[None, :]
+    else:  # noqa: RET505 (Triton compiles one of both)
+        return gate, up
+
+
+@triton.jit
+def _swiglu(
+    x, weight, scale, out, n, at, mine, inputs, width,
+    CODED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One block of ``silu(gate) * up`` of the rows ``n`` that are ``mine``, stored as rows ``at``."""
+    o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    if CODED == IN_GROUPS:
+        gate = product_of_pairs(x, weight, scale, n, o, mine, o < width, inputs,
+                                BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)  # fmt: skip
+        up = product_of_pairs(x, weight, scale, n, width + o, mine, o < width, inputs,
+                              BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)  # fmt: skip
+    else:
+        gate, up = _gate_and_up(x, weight, n, o, mine, inputs, width, BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)
+    if CODED == BY_ROW:
         gate = gate * tl.load(scale + o, o < width, 0.0)[None, :]
         up = up * tl.load(scale + width + o, o < width, 0.0)[None, :]
     activated = gate / (1 + tl.exp(-gate)) * up

@@ -24,15 +24,16 @@ class Matrix(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        return self.weight.shape[-1] * (2 if self.coded == _IN_GROUPS.value else 1)
+        return self.weight.shape[-1] * (2 if self.coded == IN_GROUPS.value else 1)
 
     @property
     def coded(self) -> int:
         """0: not; 1: with a scale for each row; 2: in halves of bytes, with a scale for each group of a row."""
-        return 0 if self.scale is None else _IN_GROUPS.value if self.weight.dtype == torch.uint8 else _BY_ROW.value
+        return 0 if self.scale is None else IN_GROUPS.value if self.weight.dtype == torch.uint8 else BY_ROW.value
 
 
-_BY_ROW, _IN_GROUPS, _GROUP = tl.constexpr(1), tl.constexpr(2), tl.constexpr(GROUP)
+BY_ROW, IN_GROUPS, _GROUP = tl.constexpr(1), tl.constexpr(2), tl.constexpr(GROUP)
+"""How weights may be coded; and inputs that share a scale."""
 
 
 class Tile(NamedTuple):
@@ -74,34 +75,66 @@ def precision(x: Tensor) -> str:
 
 
 @triton.jit
-def weights(weight, scale, o, i, inside, inputs, CODED: tl.constexpr):
+def weights(weight, o, i, inside, inputs):
     """The weights of outputs ``o`` and inputs ``i`` where ``inside``, else 0; a scale for each row is left out."""
+    return tl.load(weight + o[:, None].to(tl.int64) * inputs + i[None, :], inside, 0.0)
+
+
+@triton.jit
+def _pairs(weight, scale, o, some, start, inputs, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Weights in halves of bytes, of outputs ``o`` (``some`` of them) and BLOCK_I inputs from ``start``: those of the
+    even inputs and of the odd ones. Each byte is read once, and each scale.
+    """
+    group, byte = tl.arange(0, BLOCK_I // _GROUP) + start // _GROUP, tl.arange(0, _GROUP // 2)
+    inside = some[:, None] & (group < inputs // _GROUP)[None, :]
     row = o[:, None].to(tl.int64)
-    if CODED == _IN_GROUPS:
-        both = tl.load(weight + row * (inputs // 2) + (i // 2)[None, :], inside, 0)
-        code = (both >> ((i % 2) * 4)[None, :].to(tl.uint8)) & 15
-        return (code.to(tl.float32) - 8) * tl.load(
-            scale + row * (inputs // _GROUP) + (i // _GROUP)[None, :], inside, 0.0
-        )
+    groups = row * (inputs // _GROUP) + group[None, :]
+    share = tl.load(scale + groups, inside, 0.0)[:, :, None]
+    both = tl.load(weight + groups[:, :, None] * (_GROUP // 2) + byte[None, None, :], inside[:, :, None], 0)
+    even, odd = ((both & 15).to(tl.float32) - 8) * share, ((both >> 4).to(tl.float32) - 8) * share
+    return tl.reshape(even, (BLOCK_O, BLOCK_I // 2)), tl.reshape(odd, (BLOCK_O, BLOCK_I // 2))
+
+
+@triton.jit
+def product_of_pairs(
+    x, weight, scale, n, o, mine, some, inputs,
+    BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``product`` of weights in halves of bytes: for the rows ``n`` that are ``mine`` and ``some`` of the outputs."""
+    acc = tl.zeros((BLOCK_O if BLOCK_R == 1 else BLOCK_R, BLOCK_I // 2 if BLOCK_R == 1 else BLOCK_O), tl.float32)
+    for start in range(0, inputs, BLOCK_I):
+        i = start + 2 * tl.arange(0, BLOCK_I // 2)
+        even, odd = _pairs(weight, scale, o, some, start, inputs, BLOCK_O, BLOCK_I)
+        if BLOCK_R == 1:
+            acc += even * tl.load(x + i, i < inputs, 0.0).to(tl.float32)[None, :]
+            acc += odd * tl.load(x + i + 1, i < inputs, 0.0).to(tl.float32)[None, :]
+        else:
+            inside = mine[:, None] & (i < inputs)[None, :]
+            a = tl.load(x + n[:, None] * inputs + i[None, :], inside, 0.0)
+            b = tl.load(x + n[:, None] * inputs + i[None, :] + 1, inside, 0.0)
+            acc = tl.dot(a, tl.trans(even.to(a.dtype)), acc, input_precision=PRECISION)
+            acc = tl.dot(b, tl.trans(odd.to(b.dtype)), acc, input_precision=PRECISION)
+    if BLOCK_R == 1:
+        return tl.sum(acc, 1)[None, :]
     else:  # noqa: RET505 (Triton compiles one of both)
-        return tl.load(weight + row * inputs + i[None, :], inside, 0.0)
+        return acc
 
 
 @triton.jit
 def rows_before(count, inputs, CODED: tl.constexpr):
     """How far apart in memory ``count`` rows of weights are, and their scales."""
-    if CODED == _IN_GROUPS:
+    if CODED == IN_GROUPS:
         return count * (inputs // 2), count * (inputs // _GROUP)
     else:  # noqa: RET505
         return count * inputs, count
 
 
 @triton.jit
-def _one_row(x, weight, scale, o, inputs, outputs, CODED: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
+def _one_row(x, weight, o, inputs, outputs, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):
     acc = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
     for start in range(0, inputs, BLOCK_I):
         i = start + tl.arange(0, BLOCK_I)
-        w = weights(weight, scale, o, i, (o < outputs)[:, None] & (i < inputs)[None, :], inputs, CODED)
+        w = weights(weight, o, i, (o < outputs)[:, None] & (i < inputs)[None, :], inputs)
         acc += w.to(tl.float32) * tl.load(x + i, i < inputs, 0.0).to(tl.float32)
     return tl.sum(acc, 1)[None, :]
 
@@ -112,17 +145,20 @@ def product(
     CODED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``x[n] @ weight[o].T`` (BLOCK_R, BLOCK_O) in float32; rows from ``rows`` on count as 0."""
-    if BLOCK_R == 1:
-        acc = _one_row(x, weight, scale, o, inputs, outputs, CODED, BLOCK_O, BLOCK_I)
+    if CODED == IN_GROUPS:
+        acc = product_of_pairs(x, weight, scale, n, o, n < rows, o < outputs, inputs,
+                               BLOCK_R, BLOCK_O, BLOCK_I, PRECISION)  # fmt: skip
+    elif BLOCK_R == 1:
+        acc = _one_row(x, weight, o, inputs, outputs, BLOCK_O, BLOCK_I)
     else:
         acc = tl.zeros((BLOCK_R, BLOCK_O), tl.float32)
         for start in range(0, inputs, BLOCK_I):
             i = start + tl.arange(0, BLOCK_I)
             inside = i < inputs
-            w = weights(weight, scale, o, i, (o < outputs)[:, None] & inside[None, :], inputs, CODED)
+            w = weights(weight, o, i, (o < outputs)[:, None] & inside[None, :], inputs)
             a = tl.load(x + n[:, None] * inputs + i[None, :], (n < rows)[:, None] & inside[None, :], 0.0)
             acc = tl.dot(a, tl.trans(w.to(a.dtype)), acc, input_precision=PRECISION)
-    if CODED == _BY_ROW:
+    if CODED == BY_ROW:
         acc = acc * tl.load(scale + o, o < outputs, 0.0)[None, :]
     return acc
 
