@@ -106,6 +106,10 @@ def train(options: argparse.Namespace, mode: str) -> None:
     predicted_bytes = predicted.total_recomputing if options.recompute == "blocks" else predicted.total
     if options.recompute == "experts":
         predicted_bytes = predicted.state + over_the_state(config, options.batch * options.length, "experts")
+    if options.fp8:  # codes of the feed-forward layers' weights, twice
+        predicted_bytes += sum(
+            2 * p.numel() for n, p in model.named_parameters() if ".experts." in n or ".shared." in n
+        )
     measured = torch.cuda.max_memory_allocated()
     print(f"memory: predicted {predicted_bytes / 2**30:.2f} GiB, measured {measured / 2**30:.2f} "
           f"({predicted_bytes / measured - 1:+.1%})")  # fmt: skip

@@ -18,6 +18,7 @@ from kaiyuan.model.routing import RoutingPolicy, route  # noqa: E402
 
 SHORT = torch.bfloat16 if DEVICE == "cuda" else torch.float16
 """What half precision the interpreter can round to."""
+WEIGHTS = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -67,15 +68,17 @@ def test_gathered_rows_in_fp8_are_those_of_the_gathered_rows() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 48, 130), (144, 16)])
 def test_weights_in_fp8_have_one_scale_a_matrix_and_are_kept_turned_as_well(shape: tuple[int, ...]) -> None:
-    weight = grid(*shape) * 2.0**-7
+    weight = (grid(*shape) * 2.0**-7).to(WEIGHTS)
     found = fp8.codes_of(weight)
-    matrices = weight if weight.dim() == 3 else weight[None]
-    torch.testing.assert_close(found.scale_E, torch.full((len(matrices),), 2.0**-7, device=DEVICE))
+    matrices = weight.float() if weight.dim() == 3 else weight.float()[None]
+    experts, outputs, inputs = matrices.shape
+    torch.testing.assert_close(found.scale_EO, torch.full((experts, outputs), 2.0**-7, device=DEVICE))
+    torch.testing.assert_close(found.scale_EI, torch.full((experts, inputs), 2.0**-7, device=DEVICE))
     assert torch.equal(found.codes.float() * 2.0**-7, matrices)
     assert torch.equal(found.turned.float() * 2.0**-7, matrices.transpose(1, 2))
     again = fp8.codes_of(weight * 2, found)
     assert again.codes.data_ptr() == found.codes.data_ptr()
-    torch.testing.assert_close(again.scale_E, torch.full((len(matrices),), 2.0**-6, device=DEVICE))
+    torch.testing.assert_close(again.scale_EO, torch.full((experts, outputs), 2.0**-6, device=DEVICE))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -102,20 +105,19 @@ def test_feed_forward_layers_in_fp8_are_near_those_in_full(recompute: bool) -> N
     probs = random(tokens, experts, dtype=torch.float32).softmax(-1)
     found = route(probs, 1, RoutingPolicy("drop", 0.8, 1), seed=0)
     places = Dispatch(found, experts, 1).places()
-    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
     stacked = [random(experts, 2 * width, size), random(experts, size, width)]
     alone = [random(2 * width, size, seed=3), random(size, width, seed=4)]
     inputs = [random(tokens, size), *stacked, *alone, found.weight_N]
 
     def both(coded: bool) -> list[Tensor]:
-        x, up, down, shared_up, shared_down, weight_N = (x.to(dtype).requires_grad_() for x in inputs)
+        x, up, down, shared_up, shared_down, weight_N = (x.to(WEIGHTS).requires_grad_() for x in inputs)
         codes = [fp8.codes_of(w) if coded else None for w in (up, down, shared_up, shared_down)]
         base = feed_forward.dense(x, shared_up, shared_down, recompute, codes[2] and (codes[2], codes[3]))  # type: ignore[arg-type]
         out = feed_forward.grouped(x, base, up, down, weight_N, places, recompute, codes[0] and (codes[0], codes[1]))  # type: ignore[arg-type]
         return [
             out,
             *torch.autograd.grad(
-                out, (x, up, down, shared_up, shared_down, weight_N), random(*out.shape, seed=9).to(dtype)
+                out, (x, up, down, shared_up, shared_down, weight_N), random(*out.shape, seed=9).to(WEIGHTS)
             ),
         ]
 

@@ -42,7 +42,7 @@ def test_codes_are_made_once_for_each_value_of_a_weight(monkeypatch: pytest.Monk
     linear.keep_copies([weight], torch.float16)
     first = linear.codes(weight, torch.float16)
     assert linear.codes(weight, torch.float16) is first
-    scale = first.scale_E.clone()
+    scale = first.scale_EO.clone()
 
     def update(parameter: torch.Tensor, grad: torch.Tensor, *rest: object, **settings: object) -> None:
         parameter.data.mul_(2)
@@ -52,7 +52,7 @@ def test_codes_are_made_once_for_each_value_of_a_weight(monkeypatch: pytest.Monk
     optimizer = master_adamw.MasterAdamW([{"params": [weight]}], (0.9, 0.95), 1e-8)
     linear.leaf(weight).grad = torch.ones(32, 16, dtype=torch.float16)
     optimizer.step()
-    torch.testing.assert_close(linear.codes(weight, torch.float16).scale_E, 2 * scale)
+    torch.testing.assert_close(linear.codes(weight, torch.float16).scale_EO, 2 * scale)
     with torch.no_grad():
         weight.mul_(2)
-    torch.testing.assert_close(linear.codes(weight, torch.float16).scale_E, 4 * scale)
+    torch.testing.assert_close(linear.codes(weight, torch.float16).scale_EO, 4 * scale)

@@ -46,8 +46,10 @@ class Codes(NamedTuple):
     """e4m3 (E, O, I)."""
     turned: Tensor
     """e4m3 (E, I, O): the same."""
-    scale_E: Tensor
-    """float32."""
+    scale_EO: Tensor
+    """float32; one number for each matrix, repeated as products with ``codes`` want it."""
+    scale_EI: Tensor
+    """The same for products with ``turned``."""
 
 
 @triton.jit
@@ -128,33 +130,44 @@ def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.const
 
 
 @triton.jit
-def _codes_kernel(weight, scales, codes, turned, outputs, inputs, TILE: tl.constexpr):
+def _codes_kernel(
+    weight, parts, codes, turned, scale_o, scale_i, outputs, inputs, PARTS: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
     matrix = tl.program_id(2).to(tl.int64)
     o = tl.program_id(0) * TILE + tl.arange(0, TILE)
     i = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    inside = (o < outputs)[:, None] & (i < inputs)[None, :]
     first = matrix * outputs * inputs
-    value = tl.load(weight + first + o[:, None] * inputs + i[None, :], inside, 0.0).to(tl.float32)
-    found = code(value, tl.load(scales + matrix))
-    tl.store(codes + first + o[:, None] * inputs + i[None, :], found, inside)
-    tl.store(turned + first + i[:, None] * outputs + o[None, :], tl.trans(found), tl.trans(inside))
+    scale = scale_of(tl.max(tl.load(parts + matrix * PARTS + tl.arange(0, PARTS)), 0))
+    if tl.program_id(1) == 0:
+        tl.store(scale_o + matrix * outputs + o, tl.zeros((TILE,), tl.float32) + scale, o < outputs)
+    if tl.program_id(0) == 0:
+        tl.store(scale_i + matrix * inputs + i, tl.zeros((TILE,), tl.float32) + scale, i < inputs)
+    places, inside = o[:, None] * inputs + i[None, :], (o < outputs)[:, None] & (i < inputs)[None, :]
+    value = tl.load(weight + first + places, inside, 0.0)
+    tl.store(codes + first + places, code(value.to(tl.float32), scale), inside)
+    places, inside = i[:, None] * outputs + o[None, :], (i < inputs)[:, None] & (o < outputs)[None, :]
+    tl.store(turned + first + places, code(tl.trans(value).to(tl.float32), scale), inside)
 
 
 def codes_of(weight: Tensor, into: Codes | None = None) -> Codes:
-    """The matrices of ``weight`` (E, O, I) or (O, I) in fp8, written over ``into`` if it is given."""
+    """The matrices of ``weight`` (E, O, I) or (O, I) in fp8, written over ``into`` if it is given.
+
+    Triton 3.6 puts some codes of a float32 tile in wrong places on a GPU, so it must be bfloat16 there.
+    """
+    if weight.is_cuda and weight.dtype != torch.bfloat16:
+        raise TypeError(f"weights in {weight.dtype}: only those in bfloat16 can be coded on a GPU")
     weight_EOI = weight.detach() if weight.dim() == 3 else weight.detach()[None]
     experts, outputs, inputs = weight_EOI.shape
     if into is None:
         turned = weight.new_empty(experts, inputs, outputs, dtype=E4M3)
-        scale_E = weight.new_empty(experts, dtype=torch.float32)
-        into = Codes(torch.empty_like(weight_EOI, dtype=E4M3), turned, scale_E)
-    programs = triton.cdiv(_PROGRAMS, experts)
+        scales = (weight.new_empty(experts, size, dtype=torch.float32) for size in (outputs, inputs))
+        into = Codes(torch.empty_like(weight_EOI, dtype=E4M3), turned, *scales)
+    programs = triton.next_power_of_2(triton.cdiv(_PROGRAMS, experts))
     parts = weight.new_empty(experts, programs, dtype=torch.float32)
     _largest_kernel[experts, programs](
         weight_EOI, parts, outputs * inputs, PARTS=programs, BLOCK=8192, num_warps=8
     )  # fmt: skip
-    into.scale_E.copy_(parts.amax(1).clamp(min=_LEAST.value) / _MOST.value)
     _codes_kernel[triton.cdiv(outputs, _TILE), triton.cdiv(inputs, _TILE), experts](
-        weight_EOI, into.scale_E, into.codes, into.turned, outputs, inputs, TILE=_TILE, num_warps=8
+        weight_EOI, parts, *into, outputs, inputs, PARTS=programs, TILE=_TILE, num_warps=8
     )  # fmt: skip
     return into

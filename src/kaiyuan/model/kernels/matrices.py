@@ -34,7 +34,7 @@ def forwards(x: Operand, weight: Weight, ends_E: Tensor | None = None) -> Tensor
     """``x @ weight.T`` (N, O); with ``ends`` (int32) each expert's on the rows that end there."""
     if isinstance(x, Rows):
         assert weight.codes is not None
-        return _coded(x, weight.codes.codes, weight.codes.scale_E, ends_E, weight.matrix.dtype)
+        return _coded(x, weight.codes.codes, weight.codes.scale_EO, ends_E, weight.matrix.dtype)
     return x @ weight.matrix.t() if ends_E is None else F.grouped_mm(x, weight.matrix.transpose(1, 2), offs=ends_E)
 
 
@@ -42,12 +42,11 @@ def backwards(grad: Operand, weight: Weight, ends_E: Tensor | None = None) -> Te
     """``grad @ weight`` (N, I), likewise."""
     if isinstance(grad, Rows):
         assert weight.codes is not None
-        return _coded(grad, weight.codes.turned, weight.codes.scale_E, ends_E, weight.matrix.dtype)
+        return _coded(grad, weight.codes.turned, weight.codes.scale_EI, ends_E, weight.matrix.dtype)
     return grad @ weight.matrix if ends_E is None else F.grouped_mm(grad, weight.matrix, offs=ends_E)
 
 
-def _coded(x: Rows, codes_EOI: Tensor, scale_E: Tensor, ends_E: Tensor | None, dtype: torch.dtype) -> Tensor:
-    scale_EO = scale_E[:, None].expand(codes_EOI.shape[:2]).contiguous()
+def _coded(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor | None, dtype: torch.dtype) -> Tensor:
     if ends_E is None:
         return torch._scaled_mm(
             x.codes, codes_EOI[0].t(), x.scale_N[:, None], scale_EO, out_dtype=dtype, use_fast_accum=x.codes.is_cuda
@@ -64,8 +63,8 @@ def _one_by_one(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor, dt
     out_NO = x.scale_N.new_zeros(len(x.codes), codes_EOI.shape[1], dtype=dtype)
     start = 0
     for expert, end in enumerate(ends_E.tolist()):
-        some = Rows(x.codes[start:end], x.scale_N[start:end])
         if end > start:
-            out_NO[start:end] = _coded(some, codes_EOI[expert, None], scale_EO[expert, :1], None, dtype)
+            some = Rows(x.codes[start:end], x.scale_N[start:end])
+            out_NO[start:end] = _coded(some, codes_EOI[expert, None], scale_EO[expert, None], None, dtype)
         start = end
     return out_NO
