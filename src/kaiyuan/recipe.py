@@ -133,6 +133,9 @@ class SynthesisSection(Settings):
     """Questions about a planted fact in a longer text."""
     recall_chars: list[int] = [200, 1500]
     preferences: int = Field(default=500, ge=1)
+    """Preference pairs, as far as they go about questions that are not among the samples."""
+    conversation_share: Share = Field(default=0.0, ge=0, le=1)
+    """Share of the samples that are joined into conversations of two to four questions."""
     held_out: int = Field(default=400, ge=1)
     """Problems kept for evaluation."""
     held_out_share: Share = Field(default=0.1, gt=0, lt=1)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from kaiyuan.errors import DataError
-from kaiyuan.recipe import SynthesisSection
+from kaiyuan.files import read_jsonl
+from kaiyuan.recipe import SynthesisSection, load_recipe
+from kaiyuan.run import execute
 from kaiyuan.synthesis.checking import solve
 from kaiyuan.synthesis.pipeline import AnswerKey, Careless, Solver, Specialist, answers_by_kind, judge, synthesize
 from kaiyuan.synthesis.problems import Problem, generate_problems, is_held_out, problems_of_kind, verify
-from kaiyuan.synthesis.stage import split_problems
+from kaiyuan.synthesis.stage import CONVERSATION, conversations, split_problems
 from kaiyuan.synthesis.working import work_out
+from tiny_run import write_recipe
 
 STEPWISE = ("addition", "subtraction", "multiplication")
 PROBLEMS = generate_problems(4_000, seed=5)
@@ -122,3 +126,32 @@ def test_a_careless_answer_is_of_the_right_sort() -> None:
     careless = Careless(answers_by_kind(PROBLEMS), error_rate=1)
     for problem in PROBLEMS[:500]:
         assert verify(problem, careless.respond(problem, Random(0))) == 0
+
+
+def test_pairs_go_first_about_questions_that_sft_does_not_train_on(tmp_path: Path) -> None:
+    path, run = write_recipe(tmp_path), tmp_path / "run"
+    execute(load_recipe(path), run, only="corpus")
+    execute(load_recipe(path, ["synthesis.preferences=60", "synthesis.samples=100"]), run, only="synthesis")
+    trained = {row["messages"][0]["content"] for row in read_jsonl(run / "synthesis" / "sft.jsonl")}
+    seen = [row["messages"][0]["content"] in trained for row in read_jsonl(run / "synthesis" / "preferences.jsonl")]
+    assert len(seen) == 60 and not seen[0] and seen[-1]
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_conversations_are_the_samples_one_after_the_other(share: float) -> None:
+    samples = [
+        {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}],
+         "kind": "letter", "language": "en", "key": f"k{n}"}
+        for n in range(1000)
+    ]  # fmt: skip
+    found = conversations(samples, share, seed=4)
+    assert found == conversations(samples, share, seed=4)
+    assert [message for row in found for message in row["messages"]] == [m for row in samples for m in row["messages"]]
+    joined = [row for row in found if row["kind"] == CONVERSATION]
+    turns = Counter(len(row["messages"]) // 2 for row in joined)
+    assert set(turns) == ({2, 3, 4} if share else set())
+    assert abs(sum(count * times for count, times in turns.items()) - 1000 * share) <= 1
+    assert [row for row in found if row["kind"] != CONVERSATION] == samples[len(samples) - len(found) + len(joined) :]
+    if joined:
+        assert joined[0]["key"].split()[:2] == ["k0", "k1"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kaiyuan.run import StageContext
 
 SFT, PREFERENCES, HELD_OUT = "sft.jsonl", "preferences.jsonl", "heldout.jsonl"
+CONVERSATION = "conversation"
+LONGEST = 4
+"""Questions of a conversation, at most."""
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -33,15 +36,18 @@ def run(context: StageContext) -> dict[str, Any]:
     problems, held_out = split_problems(section, seed)
     responders = (Specialist(), AnswerKey(), Solver(), Careless(answers_by_kind(problems)))
     verdicts = list(synthesize(problems, responders, seed))
-    samples = [_sample(verdict) for verdict in verdicts if verdict.accepted][: section.samples]
+    accepted = [verdict for verdict in verdicts if verdict.accepted]
+    samples = [_sample(verdict) for verdict in accepted[: section.samples]]
     recalls = list(_recall_samples(context, section, seed))
-    pairs = [_pair(verdict) for verdict in verdicts if verdict.accepted and verdict.rejected][: section.preferences]
+    pairs = [_pair(verdict) for verdict in _unseen_first(accepted, section.samples) if verdict.rejected]
+    pairs = pairs[: section.preferences]
     if len(samples) < section.samples or len(pairs) < section.preferences:
         raise DataError(f"synthesis made {len(samples)} samples and {len(pairs)} pairs, the recipe wants "
                         f"{section.samples} and {section.preferences}: lower them or allow more kinds")  # fmt: skip
     asked = {problem.prompt for problem in held_out}
     further = [row for name in section.files for row in further_samples(Path(name)) if not asked & set(_asked(row))]
-    everything = [*samples, *recalls, *further]
+    chats = conversations(samples, section.conversation_share, seed)
+    everything = [*chats, *recalls, *further]
     write_jsonl(context.folder / SFT, Random(f"order {seed}").sample(everything, len(everything)))
     write_jsonl(context.folder / PREFERENCES, pairs)
     write_jsonl(context.folder / HELD_OUT, (asdict(problem) for problem in held_out))
@@ -51,6 +57,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "refused": dict(Counter(verdict.reason for verdict in verdicts if verdict.reason)),
         "sft_samples": len(everything),
         "recall_samples": len(recalls),
+        **({"conversations": sum(row["kind"] == CONVERSATION for row in chats)} if section.conversation_share else {}),
         **({"samples_of_files": len(further)} if section.files else {}),
         "preference_pairs": len(pairs),
         "held_out_problems": len(held_out),
@@ -58,6 +65,32 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     write_json(context.folder / "report.json", report)
     return report
+
+
+def _unseen_first(accepted: Sequence[Verdict], samples: int) -> Iterator[Verdict]:
+    """Verdicts for preference pairs: first those whose question is not among the first ``samples``, which SFT sees.
+
+    What a model has been trained on it answers right, and its rare slips there say little about where it is weak.
+    """
+    asked = {verdict.problem.prompt for verdict in accepted[:samples]}
+    yield from (verdict for verdict in accepted if verdict.problem.prompt not in asked)
+    yield from (verdict for verdict in accepted if verdict.problem.prompt in asked)
+
+
+def conversations(samples: Sequence[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+    """``samples``, of which ``share`` are joined into conversations of two to ``LONGEST`` questions.
+
+    A model that has only seen one question a chat takes the second for a part of the first.
+    """
+    rng, taken = Random(f"conversations {seed}"), round(share * len(samples))
+    found, rest = [], list(samples[:taken])
+    while len(rest) > 1:
+        turns = rest[: rng.randint(2, LONGEST)]
+        del rest[: len(turns)]
+        messages = [message for turn in turns for message in turn["messages"]]
+        key = " ".join(turn["key"] for turn in turns)
+        found.append({"messages": messages, "kind": CONVERSATION, "language": turns[0]["language"], "key": key})
+    return [*found, *rest, *samples[taken:]]
 
 
 def further_samples(path: Path) -> Iterator[dict[str, Any]]:
