@@ -163,6 +163,10 @@ def describe(manifest: dict[str, Any]) -> str:
             f"{manifest['samples']:,} samples, {manifest['different']:,} different; kept by {tiers or 'nothing'}; "
             f"not kept: {dropped or 'none'}",
         ]
+        if not manifest["samples"] and manifest["dropped"].get("ungraded"):
+            parts.append(
+                "nothing is graded yet: kaiyuan curate grade, kaiyuan review, or critique = false in --settings"
+            )
     if PAIRS in manifest["sources"]:
         parts.append(describe_pairs(manifest["preferences"]))
     return "\n\n".join(parts)

@@ -161,7 +161,7 @@ def _removed(report: Data, survey: Data) -> Markup:
     head = ["Filter", "documents", "of all", *map(language, names)]
     examples = [_examples(kind, survey["rejected"].get(kind, [])) for kind in filters]
     taken = [
-        table([title, "times"], [[kind, integer(count)] for kind, count in report[key].items()], title, "figures")
+        table(["Kind", "times"], [[kind, integer(count)] for kind, count in report[key].items()], title, "figures")
         for key, title in (("furniture", "Lines taken out"), ("pii", "Personal data replaced"))
         if report.get(key)
     ]

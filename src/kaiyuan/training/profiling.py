@@ -111,7 +111,8 @@ class StepProfiler:
         profiler.export_chrome_trace(str(path))
         if times := kernel_times(profiler):
             write_text(self.folder / "kernels.txt", table(times, self.steps, sum(times.values()) / self.steps) + "\n")
-        say(f"profile: {path} (open it in https://ui.perfetto.dev)")
+        at = str(path).replace(".partial/", "/")  # where it is when the stage is done
+        say(f"profile: {at} (open it in https://ui.perfetto.dev)")
 
     def step(self) -> None:
         if self.profiler is not None:

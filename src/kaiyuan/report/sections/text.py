@@ -29,13 +29,17 @@ def text(data: Data) -> Markup:
 
 def _sources(data: Data) -> Markup | None:
     rows = [
-        [row["name"], row["licence"] or "not stated", language(row.get("language") or ""),
+        [row["name"], row["licence"] or "not stated", _stated(row.get("language") or "und"),
          integer(row.get("documents")), byte_count(row["bytes"]) if row.get("bytes") else "",
          tag("span", row["origin"], class_="origin")]
         for row in data["sources"]
     ]  # fmt: skip
     head = ["Source", "licence", "language", "documents", "size", "origin"]
     return tag("div", table(head, rows, "Sources", "wide"), class_="full") if rows else None
+
+
+def _stated(code: str) -> str:
+    return "detected" if code == "und" else language(code)
 
 
 def _corpus_tables(corpus: Data) -> list[Markup | None]:

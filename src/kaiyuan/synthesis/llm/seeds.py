@@ -48,9 +48,8 @@ def read_seeds(groups: Sequence[Seeds], languages: Sequence[str]) -> tuple[list[
             else:
                 found[seed.hash] = seed
     if not found:
-        raise DataError(
-            f"no seeds in {', '.join(group.path for group in groups)}: {dict(skipped) or 'the files are empty'}"
-        )
+        why = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common()) or "the files are empty"
+        raise DataError(f"no seeds in {', '.join(group.path for group in groups)}: {why}")
     return list(found.values()), skipped
 
 
