@@ -39,11 +39,13 @@ class _Copy:
         return self.leaf
 
     def current_codes(self, parameter: Tensor) -> Codes:
+        self.current(parameter)
+        return self.codes if self.coded and self.codes is not None else self.code()
+
+    def code(self) -> Codes:
         from kaiyuan.model.kernels.fp8 import codes_of
 
-        leaf = self.current(parameter)
-        if self.codes is None or not self.coded:
-            self.codes, self.coded = codes_of(leaf, self.codes), True
+        self.codes, self.coded = codes_of(self.leaf, self.codes), True
         return self.codes
 
 
@@ -79,9 +81,13 @@ def codes(weight: Tensor, dtype: torch.dtype) -> Codes:
 
 
 def rewritten(parameter: Tensor) -> None:
-    """Tell that a kernel has changed ``parameter`` and its copy in place, which PyTorch does not notice."""
-    if (copy := getattr(parameter, "compute_copy", None)) is not None:
-        copy.coded = False
+    """Tell that a kernel has changed ``parameter`` and its copy in place, which PyTorch does not notice.
+
+    Codes are made anew at once: while a GPU updates other weights the host has time to launch that, later it has none.
+    """
+    copy = getattr(parameter, "compute_copy", None)
+    if copy is not None and copy.codes is not None:
+        copy.code()
 
 
 def gradient(parameter: nn.Parameter) -> Tensor | None:
