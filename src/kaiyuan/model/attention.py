@@ -97,10 +97,19 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x_BTD: Tensor, shared: KeyValue | None, context: Context) -> tuple[Tensor, KeyValue]:
+    @property
+    def uses(self) -> int:
+        """How many products take the input."""
+        return 3 if self.owns_kv else 1
+
+    def forward(
+        self, x_BTD: Tensor, shared: KeyValue | None, context: Context, *again: Tensor
+    ) -> tuple[Tensor, KeyValue]:
+        """``again`` may hold ``x`` for the other ``uses``, whose gradients then add up elsewhere (RMSNorm.beside)."""
         q_BHTd = self._query(x_BTD, context)
         if self.owns_kv:
-            shared = self._key_value(x_BTD, context)
+            for_k_BTD, for_v_BTD = again or (x_BTD, x_BTD)
+            shared = self._key_value(for_k_BTD, for_v_BTD, context)
         assert shared is not None, "a layer without keys and values needs those of its producer"
         if context.attend is not None:
             out_BHTd = context.attend(self.producer, q_BHTd)
@@ -116,9 +125,9 @@ class Attention(nn.Module):
         gain = self.q_norm.weight * self.k_norm.weight
         return rope_norm(q_BTHd, context.cos, context.sin, gain, self.norm_eps).transpose(1, 2)
 
-    def _key_value(self, x_BTD: Tensor, context: Context) -> KeyValue:
-        k_BTGd = self.k_proj(x_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
-        v_BTGd = self.v_proj(x_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
+    def _key_value(self, for_k_BTD: Tensor, for_v_BTD: Tensor, context: Context) -> KeyValue:
+        k_BTGd = self.k_proj(for_k_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
+        v_BTGd = self.v_proj(for_v_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
         if self.k_norm is None:
             k_BTGd = rotate(k_BTGd, context.cos.to(k_BTGd.dtype), context.sin.to(k_BTGd.dtype))
         else:

@@ -82,8 +82,8 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, shared: KeyValue | None, context: Context, mode: TrainingMode
     ) -> tuple[Tensor, KeyValue, RouterStats | None]:
-        x_BTD, normed_BTD = self.attention_norm.beside(x_BTD)
-        attended_BTD, shared = self.attention(normed_BTD, shared, context)
+        x_BTD, normed_BTD, *again = self.attention_norm.beside(x_BTD, uses=self.attention.uses)
+        attended_BTD, shared = self.attention(normed_BTD, shared, context, *again)
         attended_BTD = F.dropout(attended_BTD, mode.hidden_dropout, self.training)
         x_BTD, normed_BTD, *again = self.moe_norm.beside(x_BTD, attended_BTD, uses=3)
         computed_BTD, stats = self.moe(normed_BTD, mode, *again)

@@ -28,7 +28,7 @@ def parallelize_attention(attention: Attention, mesh: Mesh) -> None:
     attention.kv_heads //= group.size()
     compute = attention.forward
 
-    def forward(x_BTD: Tensor, shared: KeyValue | None, context: Context) -> tuple[Tensor, KeyValue]:
+    def forward(x_BTD: Tensor, shared: KeyValue | None, context: Context, *_: Tensor) -> tuple[Tensor, KeyValue]:
         with local_weights(attention):
             whole_BTD = gather(x_BTD, group, 1).contiguous()  # once, not by each of the products that keep it
             out_BTD, shared = compute(whole_BTD, shared, context)
