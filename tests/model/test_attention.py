@@ -135,6 +135,31 @@ def test_queries_of_the_last_tokens(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 9), (300, 1000), (256, 256)])
+def test_flash_attention_of_the_last_tokens(queries: int, keys: int, packed: bool) -> None:
+    """On a GPU in bfloat16, against float64 with a mask; documents that end before the queries have no gradient."""
+    shapes = ((4, queries), (2, keys), (2, keys))
+    inputs = [
+        random(2, heads, length, 64, seed=seed, dtype=torch.bfloat16).cuda().requires_grad_()
+        for seed, (heads, length) in enumerate(shapes)
+    ]
+    numbers = (torch.rand(2, keys, generator=torch.Generator().manual_seed(4)) < 0.02 * packed).cumsum(1).cuda()
+    mask = document_mask(numbers)[:, :, -queries:]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    found = attend_last(*inputs, Documents.of(numbers, queries) if packed else None)
+    expected = F.scaled_dot_product_attention(*exact, attn_mask=mask, enable_gqa=True)
+    upstream = random(2, 4, queries, 64, seed=3, dtype=torch.bfloat16).cuda()
+    pairs = zip(
+        (found, *torch.autograd.grad(found, inputs, upstream)),
+        (expected, *torch.autograd.grad(expected, exact, upstream.double())),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert float((one.double() - other).norm() / other.norm()) < 0.01
+
+
 @pytest.mark.parametrize("queries", [14, 9, 3])
 def test_bounds_of_documents_among_the_last_queries_by_brute_force(queries: int) -> None:
     _, numbers, spans = documents()
