@@ -50,6 +50,7 @@ def with_kernels(model: Transformer, *, invariant: bool = False, **settings: Any
     decoder = Decoder(model, engine.cache, 64, engine.context, graphs=DEVICE == "cuda", invariant=invariant)
     decoder._how = decoder._how._replace(splits=2)  # the interpreter is slow
     engine.decoder = decoder
+    engine.few_tokens = 0  # prompts by the model, as long ones are
     if invariant:
         engine._batch_invariant, engine._runner = True, decoder.runner()
     return engine
@@ -137,6 +138,7 @@ def test_few_pages_and_many_sequences(model: Transformer) -> None:
     engine = Engine(model, cache_tokens=32 * 6, max_num_seqs=4)
     engine.decoder = Decoder(model, engine.cache, 4, engine.context, graphs=DEVICE == "cuda")
     engine.decoder._how = engine.decoder._how._replace(splits=2)
+    engine.few_tokens = 0
     found = engine.generate(prompts, params)
     assert engine.scheduler.counts.preemptions > 0
     assert engine.pool.used == 0
@@ -233,6 +235,32 @@ def test_prompts_in_chunks_beside_answers_under_way(model: Transformer) -> None:
     assert engine.pool.used == 0
 
 
+def test_short_prompts_and_guesses_go_through_the_decoder(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks, with and without a cached beginning, with log-probabilities of the prompt; in passes of a few rows."""
+    settings = [GREEDY, replace(GREEDY, prompt_logprobs=True), replace(GREEDY, max_tokens=3), SAMPLED[0]]
+    prompts = [*PROMPTS, [*PROMPTS[1], 7, 7, 7]]
+    engine = with_kernels(model, max_num_batched_tokens=20, max_num_seqs=3, speculative_tokens=2)
+    assert isinstance(engine.decoder, Decoder)
+    engine.few_tokens, engine.decoder._widest = 20, 8
+    monkeypatch.setattr(engine, "_runner", None)  # the model computes nothing itself
+    found, expected = engine.generate(prompts, settings), without(model).generate(prompts, settings)
+    same(found, expected)
+    for one, other in zip(found[1].prompt_logprobs, expected[1].prompt_logprobs, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+    assert engine.pool.used == 0
+
+
+def test_long_prompts_are_left_to_the_model(model: Transformer) -> None:
+    engine = with_kernels(model)
+    engine.few_tokens = 39
+    asked = []
+    run = engine._runner.run
+    engine._runner.run = lambda plan: asked.append(sum(len(work.tokens) for work in plan)) or run(plan)  # type: ignore[method-assign]
+    engine.generate([PROMPTS[1]], GREEDY)
+    engine.generate([PROMPTS[0]], GREEDY)
+    assert asked == [40]
+
+
 def test_tables_follow_the_pages(model: Transformer) -> None:
     engine = without(model)
     tables = PageTables(2, 4, torch.device(DEVICE))
@@ -250,6 +278,10 @@ def test_tables_follow_the_pages(model: Transformer) -> None:
     assert rows(first) == [[5]]
     assert rows(third, first) == [[7, 8, 6], [5]]
     assert rows(second, third) == [[9], [7, 8, 6]]
+    second.finish_reason = "stop"  # an ended one makes room first
+    assert rows(first) == [[5]]
+    held = dict(tables._rows)
+    assert second not in held and third in held
 
 
 def test_what_a_graph_writes_into_lives_as_long_as_its_program(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,8 @@ class Decoder:
             raise Unsupported(f"weights in {model.embed.weight.dtype} that compute in {model.compute_dtype}")
         self.model, self._cache, self._graphs = model, cache, graphs
         self.rows = min(rows, INVARIANT.rows if invariant else MOST_ROWS)
+        self._widest = self.rows if invariant else MOST_ROWS
+        """Rows of one pass over prompts, which are many rows of few sequences."""
         frequencies = rope_frequencies(model.config, model.device)
         self._how = How(frequencies, *((INVARIANT, _INVARIANT_SPLITS) if invariant else ()))
         self._layers = [DecodeLayer(cast(Block, block), cache) for block in model.layers]
@@ -143,14 +145,14 @@ class Decoder:
         """Float32 (N, V) for the next token of every sequence; valid until the next call."""
         return self.logits([_token_of(work) for work in plan])
 
-    def runner(self) -> InvariantRunner:
+    def runner(self) -> RowRunner:
         """One that computes prompts as well."""
-        return InvariantRunner(self)
+        return RowRunner(self, self._widest)
 
     def warm_up(self) -> None:
         """Compile and capture what any number of rows needs, before someone waits for it."""
-        for size in [size for size in _SIZES if size < self.rows] + [self.rows]:
-            for kind in get_args(_Kind):
+        for kind in get_args(_Kind):
+            for size in _SIZES[: _SIZES.index(_padded(self._widest if kind == "logits" else self.rows)) + 1]:
                 self._program(size, kind)
 
     def _fill(self, program: _Program, tokens: list[Token]) -> None:
@@ -160,7 +162,7 @@ class Decoder:
         program.state_4N.copy_(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int32))
 
     def _program(self, count: int, kind: _Kind) -> _Program:
-        size = min(_SIZES[bisect.bisect_left(_SIZES, count)], max(self.rows, count))
+        size = _padded(count)
         if (size, kind) not in self._programs:
             self._programs[size, kind] = self._prepare(size, kind)
         return self._programs[size, kind]
@@ -174,7 +176,7 @@ class Decoder:
         vocabulary = self.model.config.vocab_size
         best = Best.room(size, vocabulary, device) if kind == "choose" else None
         if best is None and self._logits_NV is None:
-            self._logits_NV = torch.empty(self.rows, vocabulary, dtype=torch.float32, device=device)
+            self._logits_NV = torch.empty(_padded(self._widest), vocabulary, dtype=torch.float32, device=device)
 
         def run() -> None:
             x_ND = self._features(state_4N)
@@ -232,11 +234,20 @@ def _sample(
     position_N.add_((position_N >= 0).int())
 
 
-class InvariantRunner:
-    """Runs any work row by row through ``decoder``: prompts too, so that nothing depends on how they are cut."""
+def _padded(count: int) -> int:
+    """Rows of the smallest graph that holds ``count``."""
+    return _SIZES[bisect.bisect_left(_SIZES, count)]
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+
+class RowRunner:
+    """Runs any work row by row through ``decoder``, ``rows`` at a time: prompts too.
+
+    With an invariant decoder nothing depends on how prompts are cut; and for short ones it is quicker than the model's
+    own forward pass, whose operations the host launches one by one.
+    """
+
+    def __init__(self, decoder: Decoder, rows: int) -> None:
+        self._decoder, self._rows = decoder, rows
 
     @torch.inference_mode()
     def run(self, plan: list[Work]) -> list[Tensor]:
@@ -249,8 +260,8 @@ class InvariantRunner:
             counts.append(rows_wanted(work, len(work.tokens)))
             wanted += range(len(tokens) - counts[-1], len(tokens))
         found = []
-        for start in range(0, len(tokens), self._decoder.rows):
-            part = tokens[start : start + self._decoder.rows]
+        for start in range(0, len(tokens), self._rows):
+            part = tokens[start : start + self._rows]
             rows = [row - start for row in wanted if start <= row < start + len(part)]
             found.append(self._decoder.logits(part)[rows])
         return list(torch.cat(found).split(counts))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.inference.answering import Answering, wants_only_a_token
@@ -38,7 +39,7 @@ from kaiyuan.model.quantization import Scheme, quantize_model, scheme_named
 from kaiyuan.model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from kaiyuan.inference.decoding import Decoder, InvariantRunner
+    from kaiyuan.inference.decoding import Decoder, RowRunner
     from kaiyuan.tokenizer import Tokenizer
 
 Prompt = str | Many[int]
@@ -63,6 +64,10 @@ class Engine:
     ``batch_invariant`` (on a GPU): what a request is answered does not depend on what is computed beside it, to the
     last bit; slower, above all for prompts.
     """
+
+    few_tokens = 256
+    """Up to so many tokens of prompts in a step go through the graphs of decoding on a GPU: launching the model's
+    operations one by one takes longer than computing them."""
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, max_num_seqs, max_num_batched_tokens, prefix_cache)
         self.answering = Answering(self.scheduler, speculative_tokens)
         self._batch_invariant = batch_invariant
-        self._runner: Runner | InvariantRunner | NativeRunner = Runner(self.model, self.cache)
+        self._runner: Runner | RowRunner | NativeRunner = Runner(self.model, self.cache)
         self.decoder = self._decoder(max_num_seqs, batch_invariant)
         self._grammars: GrammarCompiler | None = None
         self._numbers = itertools.count()
@@ -197,7 +202,7 @@ class Engine:
         decoding, rest = self._split(plan)
         pieces = self._decode(decoding, alone=not rest) if decoding else []
         if rest:
-            pieces += self.answering.take(rest, self._runner.run(rest))
+            pieces += self.answering.take(rest, self._run(rest))
         for number in {number for number, piece in pieces if piece.finish_reason}:
             if all(sequence.finish_reason for sequence in self._requests[number]):
                 del self._requests[number]
@@ -215,6 +220,13 @@ class Engine:
         decoding = [work for work, fits in zip(plan, single, strict=True) if fits][: self.decoder.rows]
         taken = set(map(id, decoding))
         return decoding, [work for work in plan if id(work) not in taken]
+
+    def _run(self, plan: list[Work]) -> list[Tensor]:
+        """Logits of prompts and of whatever the decoder does not choose tokens of."""
+        few = sum(len(work.tokens) for work in plan) <= self.few_tokens
+        if few and not (self.decoder is None or isinstance(self.decoder, NativeRunner)):
+            return self.decoder.runner().run(plan)
+        return self._runner.run(plan)
 
     def _decode(self, plan: list[Work], alone: bool) -> list[tuple[int, Piece]]:
         """A step of one token a sequence, or a burst of several if nobody else waits for the next step."""

@@ -49,8 +49,10 @@ class PageTables:
         return {sequence: self._rows[sequence].slot for sequence in wanted}
 
     def _make_room(self, wanted: dict[Sequence, None]) -> None:
-        for sequence in [held for held in self._rows if held not in wanted]:
+        """Slots for those of ``wanted`` that have none, of ended sequences first: others may come again."""
+        missing = [sequence for sequence in wanted if sequence not in self._rows]
+        others = sorted((held for held in self._rows if held not in wanted), key=lambda held: not held.finish_reason)
+        for sequence in others[: max(0, len(missing) - len(self._free))]:
             self._free.append(self._rows.pop(sequence).slot)
-        for sequence in wanted:
-            if sequence not in self._rows:
-                self._rows[sequence] = _Row(self._free.pop())
+        for sequence in missing:
+            self._rows[sequence] = _Row(self._free.pop())
