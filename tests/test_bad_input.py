@@ -84,6 +84,20 @@ def test_a_slip_does_not_cost_the_candidates_that_are_there(folder: Path) -> Non
         assert "At the river." in (folder / "data" / "candidates.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    "command", ["check", "grade --config judges.toml", "label --config judges.toml", "teach --out y"]
+)
+def test_a_folder_that_is_not_there_is_not_made(folder: Path, command: str) -> None:
+    (folder / "j.toml").write_text(
+        '[endpoints.a]\nbase_url = "http://127.0.0.1:9"\nmodel = "m"\n[[critics]]\nendpoint = "a"\n'
+        '[labeller]\nendpoint = "a"\n'
+    )
+    name, *options = command.split()
+    with pytest.raises(SystemExit):
+        main(["curate", name, "none", *options])
+    assert not (folder / "none").exists()
+
+
 def test_inspect_ends_with_an_error_where_loading_would(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, code in (("model", 0), ("damaged", 1)):
         with pytest.raises(SystemExit) as ended:

@@ -50,6 +50,7 @@ def _some(rows: Iterable[Any], what: str, places: Iterable[object], left_out: Co
 
 def check_folder(folder: Path, near: float = NEAR) -> str:
     """Decide by rules about every candidate; what the log says already is not said again."""
+    _require(folder, CANDIDATES)
     with DecisionLog(folder / DECISIONS) as log:
         known = standings(log.decisions)
         found = check(read_samples(folder / CANDIDATES), known, near)
@@ -69,12 +70,21 @@ def grade_folder(folder: Path, config: Path, limit: int, only_estimate: bool) ->
 
 
 def _asked(tier: ModelTier, judges: Judges, folder: Path, limit: int, only_estimate: bool) -> str:
+    labels = tier.tier == "label"
+    _require(folder, CANDIDATES, *([PAIRS] if labels else []))
+
     def items() -> Iterator[Sample | Pair]:
-        return _items(folder, pairs=tier.tier == "label")
+        return _items(folder, labels)
 
     if only_estimate:
         return asking.dry_run(tier, folder, items, limit, judges.run.tokenizer)
     return asking.describe(tier.done, *asking.run(tier, folder, items, limit))
+
+
+def _require(folder: Path, *names: str) -> None:
+    """Refuse a folder that has none of the files, before anything is written into it."""
+    if not any((folder / name).is_file() for name in names):
+        raise DataError(f"{folder}: has no {' or '.join(names)}; make one with kaiyuan curate extract")
 
 
 def label_folder(folder: Path, config: Path, limit: int, only_estimate: bool, every: bool) -> str:
