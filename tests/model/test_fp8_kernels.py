@@ -12,8 +12,9 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
-from kaiyuan.model.experts import Dispatch  # noqa: E402
+from kaiyuan.model.experts import Dispatch, Experts  # noqa: E402
 from kaiyuan.model.kernels import feed_forward, fp8, square_sum, swiglu  # noqa: E402
+from kaiyuan.model.quantization import QuantizedExperts  # noqa: E402
 from kaiyuan.model.routing import RoutingPolicy, route  # noqa: E402
 
 SHORT = torch.bfloat16 if DEVICE == "cuda" else torch.float16
@@ -124,6 +125,22 @@ def test_feed_forward_layers_in_fp8_are_near_those_in_full(recompute: bool) -> N
     for one, other in zip(both(True), both(False), strict=True):
         error = float(((one.float() - other.float()).norm() / other.float().norm()).detach())
         assert 1e-3 < error < (0.08 if DEVICE == "cuda" else 0.25), error
+
+
+def test_coded_experts_in_groups_are_near_those_one_by_one() -> None:
+    """For inference: weights coded by output, activations by row."""
+    experts = Experts(4, 32, 48)
+    for parameter in experts.parameters():
+        parameter.data.copy_(random(*parameter.shape))
+    coded = QuantizedExperts(experts, "fp8").to(DEVICE)
+    x = random(64, 32).to(WEIGHTS)
+    probs = random(64, 4).softmax(-1)
+    for policy in (RoutingPolicy("dropless"), RoutingPolicy("drop", 0.8, 1)):
+        dispatch = Dispatch(route(probs, 1, policy, seed=0), 4, 1)
+        expected = coded.directly(x[dispatch.token_N], dispatch.counts_E.tolist()).float()
+        found = coded.in_groups(x, dispatch).float()
+        assert float((found - expected).norm() / expected.norm()) < (0.08 if DEVICE == "cuda" else 0.25)
+        assert torch.equal(found == 0, expected == 0)
 
 
 def test_sums_of_squares() -> None:

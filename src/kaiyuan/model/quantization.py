@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kaiyuan.model.dtypes import FP8_MAX, choose
 from kaiyuan.model.experts import Dispatch, Experts
+from kaiyuan.model.fused import on_gpu
 from kaiyuan.model.linear import Linear
 from kaiyuan.model.transformer import Transformer
 
@@ -91,11 +92,20 @@ def _has_fp8_products(codes: Tensor) -> bool:
 
 def _fp8_product(x_NI: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """Both sides in fp8, activations with a scale for each row."""
-    x_scale = (x_NI.float().abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=_SMALL)
-    x_codes = (x_NI.float() / x_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+    x_codes, x_scale = _coded_rows(x_NI)
     return torch._scaled_mm(
         x_codes, codes.t(), scale_a=x_scale, scale_b=scale.reshape(1, -1), out_dtype=torch.bfloat16
     ).to(x_NI.dtype)
+
+
+def _coded_rows(x_NI: Tensor) -> tuple[Tensor, Tensor]:
+    if on_gpu(x_NI):
+        from kaiyuan.model.kernels.fp8 import rows_of
+
+        rows = rows_of(x_NI.contiguous())
+        return rows.codes, rows.scale_N[:, None]
+    scale = (x_NI.float().abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=_SMALL)
+    return (x_NI.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 
 
 class QuantizedLinear(nn.Module):
@@ -125,8 +135,31 @@ class QuantizedExperts(Experts):
             self.register_buffer(f"{name}_scale", torch.stack([scale for _, scale in coded]))
 
     def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
-        out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
+        if self._multiplies_groups(x_TD):
+            out_ND = self.in_groups(x_TD, dispatch)
+        else:
+            out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
         return self.combined(out_ND, x_TD, dispatch, base_TD)
+
+    def _multiplies_groups(self, x: Tensor) -> bool:
+        """Whether this GPU multiplies groups of rows in fp8: Hopper, in PyTorch 2.11."""
+        if self.gate_up.dtype != torch.float8_e4m3fn or x.dtype != torch.bfloat16 or not (x.is_cuda and on_gpu(x)):
+            return False
+        whole = all(size % 16 == 0 for name in ("gate_up", "down") for size in getattr(self, name).shape[1:])
+        return whole and torch.cuda.get_device_capability(x.device)[0] == 9
+
+    def in_groups(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        """All experts in two products of groups of rows, without asking the device for the counts; activations are
+        coded row by row.
+        """
+        from kaiyuan.model.kernels import fp8, matrices, swiglu
+
+        ends_E = dispatch.ends_E.to(torch.int32)
+        scales = [self.get_buffer(f"{name}_scale").squeeze(-1) for name in ("gate_up", "down")]
+        rows = fp8.rows_of(x_TD.contiguous()).gather(dispatch.token_N, ends_E[-1:])
+        hidden_NH = matrices.coded(rows, self.gate_up, scales[0], ends_E, x_TD.dtype)
+        out_ND = matrices.coded(swiglu.forward_coded(hidden_NH)[1], self.down, scales[1], ends_E, x_TD.dtype)
+        return out_ND if dispatch.kept_N is None else torch.where(dispatch.kept_N[:, None], out_ND, 0)
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
         return coded_product(x_ND, getattr(self, which)[expert], getattr(self, f"{which}_scale")[expert])
