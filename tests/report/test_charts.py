@@ -29,6 +29,12 @@ def test_a_linear_axis_holds_its_values_between_round_ticks(values: list[float],
     assert not zero or found.low <= 0 <= found.high
 
 
+def test_a_flat_line_does_not_lie_on_the_upper_edge_unless_that_is_the_whole() -> None:
+    assert axis([0.25, 0.2500001], zero=True).place(0.25) < 0.9
+    assert axis([0.1, 0.25], zero=True).place(0.25) == 1
+    assert axis([1.0, 1.0, 1.0], zero=True).high >= 1 and axis([0.99, 1.0], zero=True).high == 1
+
+
 def test_a_fitted_axis_ends_at_its_values() -> None:
     found = axis([0, 3_325_952], fit=True)
     assert (found.low, found.high) == (0, 3_325_952)

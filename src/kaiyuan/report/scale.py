@@ -37,8 +37,8 @@ def axis(values: Iterable[float], *, zero: bool = False, fit: bool = False, tick
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     if not fit:
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if found and min(found) > (last - 0.1) * step:  # a flat line along the upper edge looks like a frame
-            last += 1
+        if found and min(found) > (last - 0.1) * step and _exact(last * step) != 1:
+            last += 1  # a flat line along the upper edge looks like a frame; that of a share of 100% is at home there
         low, high = first * step, last * step
     return Axis(low, high, tuple(_exact(number * step) for number in range(first, last + 1)))
 
