@@ -14,6 +14,7 @@ import pytest
 
 from kaiyuan.files import read_jsonl
 from kaiyuan.run import STAGES
+from kaiyuan.serving.settings import generation_defaults
 from kaiyuan.training.metrics import METRICS, names
 from tiny_run import write_recipe
 
@@ -92,6 +93,9 @@ def test_a_finished_run_is_a_report_and_a_model_to_chat_with(tmp_path: Path) -> 
     )
     assert chat.returncode == 0, chat.stderr
     assert chat.stdout.endswith("\n")
+    recommended = {"temperature": 0.7, "top_p": 0.6, "top_k": 20}  # the release's, which a server takes
+    assert generation_defaults(run / "sft" / "model") == generation_defaults(run / "dpo" / "model") == recommended
+    assert generation_defaults(run / "pretrain" / "model") == {}
     changed = subprocess.run(
         [*COMMAND, "pretrain", str(recipe), "--out", str(run), "--set", "pretrain.lr=0.001"],
         capture_output=True, text=True, timeout=120,

@@ -268,6 +268,20 @@ class SftData(Settings):
         return path / "sft.jsonl" if path.is_dir() else path
 
 
+class RecommendedSampling(Settings):
+    """What a chat model's ``generation_config.json`` recommends: servers sample so unless a request says otherwise. The
+    defaults are the release's, without its penalty for repetitions, which arithmetic is full of.
+    """
+
+    temperature: float = Field(default=0.7, gt=0, le=2)
+    top_p: float = Field(default=0.6, gt=0, le=1)
+    top_k: int = Field(default=20, ge=1)
+
+    def generation_config(self) -> dict[str, Any]:
+        """As transformers names it."""
+        return {"do_sample": True, **self.model_dump()}
+
+
 class SftSection(TrainingSection):
     epochs: int = Field(default=3, ge=1)
     sequence_length: int = Field(default=512, ge=16)
@@ -280,6 +294,7 @@ class SftSection(TrainingSection):
     """What a token of plain text weighs in the loss; one of an answer weighs 1."""
     plain_mixture: dict[str, float] = {}
     """Weights of the corpus' labels in it; empty for those of pre-training."""
+    recommended: RecommendedSampling = RecommendedSampling()
 
     def files_read(self) -> list[Path]:
         return [path for item in self.data if (path := item.file()) is not None]
@@ -297,6 +312,7 @@ class DpoSection(TrainingSection):
     samples: int = Field(default=4, ge=2)
     temperature: float = Field(default=1.0, ge=1e-6, le=100)
     max_tokens: int = Field(default=24, ge=1)
+    recommended: RecommendedSampling = RecommendedSampling()
     pairs: list[str] = []
     """Further offline pairs: folders that ``kaiyuan curate build`` wrote, or JSON Lines files of ``messages``,
     ``chosen`` and ``rejected``."""

@@ -138,6 +138,8 @@ def test_generation_settings_of_a_model_are_kept(tokenizer: Tokenizer, tmp_path:
     assert json.loads(path.read_text()) == {
         "top_k": 20, "eos_token_id": [990, 987, 997], "pad_token_id": 991, "bos_token_id": 988,
     }  # fmt: skip
+    tokenizer.save(tmp_path, {"top_k": 5, "do_sample": True})
+    assert json.loads(path.read_text())["top_k"] == 5
     path.write_text("[]")
     with pytest.raises(CheckpointError, match=r"generation_config\.json: expected a JSON object, found list"):
         tokenizer.save(tmp_path)

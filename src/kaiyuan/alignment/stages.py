@@ -51,7 +51,8 @@ def run_sft(context: StageContext) -> dict[str, Any]:
         f"{source.steps} steps")  # fmt: skip
     settings = trainer_settings(section, run, source.steps, seed=run.seed + 100)
     trainer = Trainer("sft", model, source, language_model_loss, settings, context.folder, parallel=parallel)
-    report = finish(context.folder, model, trainer.fit(), tokenizer, trainer)
+    generation = section.recommended.generation_config()
+    report = finish(context.folder, model, trainer.fit(), tokenizer, trainer, generation)
     return {**report, "data": data, "rows": len(packed), "plain_rows": plain_rows}
 
 
@@ -124,7 +125,8 @@ def run_dpo(context: StageContext) -> dict[str, Any]:
     settings = trainer_settings(section, run, section.steps, seed=run.seed + 200, ema_decay=section.ema_decay)
     model = trainable(source_folder, context)
     trainer = Trainer("dpo", model, source, objective, settings, context.folder, parallel=parallel)
-    return finish(context.folder, model, trainer.fit(), tokenizer, trainer)
+    generation = section.recommended.generation_config()
+    return finish(context.folder, model, trainer.fit(), tokenizer, trainer, generation)
 
 
 def trainable(folder: Path, context: StageContext) -> Transformer:

@@ -7,7 +7,7 @@ come from code alone, by ``special_id``.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,15 +117,17 @@ class Tokenizer:
         """This tokenizer for writing pre-training documents: its ``eos_id`` is the end of a document."""
         return DocumentTokenizer(self)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and the ids of ``generation_config.json``.
+    def save(self, folder: str | Path, generation: Mapping[str, Any] | None = None) -> None:
+        """Write ``tokenizer.json``, ``tokenizer_config.json``, and into ``generation_config.json`` its ids and
+        ``generation``.
 
         Each file is whole or absent, ``tokenizer.json`` comes last. Other settings of a ``generation_config.json`` that
         is already in ``folder`` are kept. transformers' ``AutoTokenizer`` loads the folder; there, special strings in
         text do become special tokens.
         """
         folder = Path(folder)
-        write_json(folder / GENERATION_FILE, self._generation_settings(folder / GENERATION_FILE))
+        settings = self._generation_settings(folder / GENERATION_FILE)
+        write_json(folder / GENERATION_FILE, settings | dict(generation or {}))
         write_json(folder / CONFIG_FILE, self._settings())
         write_text(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True) + "\n")
 

@@ -160,15 +160,18 @@ def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torc
 
 
 def finish(
-    folder: Path, model: Transformer, weights: Mapping[str, Tensor], tokenizer: Tokenizer, trainer: Trainer
-) -> dict[str, Any]:
-    """Write the trained model with its tokenizer into ``folder/model``, and ``folder/report.json``."""
+    folder: Path, model: Transformer, weights: Mapping[str, Tensor], tokenizer: Tokenizer, trainer: Trainer,
+    generation: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the trained model with its tokenizer into ``folder/model``, and ``folder/report.json``. ``generation`` goes
+    into the model's ``generation_config.json``.
+    """
     from kaiyuan.checkpoint import save_model
 
     report = {"steps": trainer.step, "tokens": trainer.tokens, "refused_updates": trainer.guard.refused}
     if is_main():
         save_model(with_weights(model, weights), folder / "model")
-        tokenizer.save(folder / "model")
+        tokenizer.save(folder / "model", generation)
         write_json(folder / "report.json", report)
     return report
 
