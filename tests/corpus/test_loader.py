@@ -154,6 +154,8 @@ def test_batch_is_its_sequences_shifted_by_one() -> None:
         assert inputs[row].tolist() == sequence.tokens[:-1].tolist()
         assert targets[row].tolist() == sequence.tokens[1:].tolist()
         assert labels[row] == sequence.label
+    some = source.rows(7, 5, [3, 0])
+    assert np.array_equal(some[0], inputs[[3, 0]]) and some[2] == [labels[3], labels[0]]
     assert inputs.dtype == targets.dtype == np.int64
     assert inputs.flags.c_contiguous and targets.flags.c_contiguous
 

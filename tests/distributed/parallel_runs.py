@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from kaiyuan import ModelConfig
 from kaiyuan.model import transformer
 from kaiyuan.model.routing import Routing, RoutingPolicy
 from kaiyuan.model.transformer import Transformer
-from kaiyuan.training.batch import Batch
+from kaiyuan.training.batch import Batch, Whole
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.parallel import expert
 from kaiyuan.training.parallel.layout import Layout
@@ -39,10 +40,17 @@ SETTINGS = TrainerSettings(
 class RandomRows:
     """Batches of random tokens that depend on the step alone, packed documents if asked for."""
 
+    batch_size = 8
+
     def __init__(self, documents: bool = False) -> None:
         self.documents = documents
 
-    def batch(self, step: int, model: Transformer) -> Batch:
+    def share(self, step: int, numbers: Sequence[int]) -> Batch:
+        batch = self.batch(step)
+        whole = Whole(self.batch_size, float(batch.weights_BT.sum()))
+        return replace(batch.rows(torch.tensor(numbers)), whole=whole)
+
+    def batch(self, step: int, model: Transformer | None = None) -> Batch:
         generator = torch.Generator().manual_seed(step)
         ids = torch.randint(64, (8, 33), generator=generator)
         weights = (torch.rand(8, 32, generator=generator) < 0.8).float()
@@ -210,6 +218,11 @@ def largest_tensor(layout: Layout, length: int, documents: bool) -> int:
 def of_layout(config: ModelConfig, layout: Layout) -> ModelConfig:
     """``config`` with as many times its layers as a rank of the pipeline has chunks."""
     return config.replace(num_layers=config.num_layers * layout.pipeline_chunks)
+
+
+def own_rows(layout: Layout, batch: int, micro_batches: int) -> list[int]:
+    """Which rows this rank reads."""
+    return Parallel(layout, torch.device("cpu")).tokens.own_rows(batch, micro_batches)
 
 
 def booked(layout: Layout, settings: TrainerSettings) -> dict[str, float]:

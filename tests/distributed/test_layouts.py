@@ -105,6 +105,14 @@ def test_no_tensor_of_a_divided_sequence_has_its_tokens_twice(groups: dict[int, 
     assert max(found) == block
 
 
+def test_a_rank_reads_its_own_rows_alone(groups: dict[int, Group]) -> None:
+    """Ranks that hold parts of the same sequences read the same rows; together they read every row once."""
+    first, second = [0, 1, 4, 5], [2, 3, 6, 7]
+    found = groups[4].run(parallel_runs.own_rows, Layout(data_shard=2, tensor=2), 8, 2)
+    assert found == [first, first, second, second]
+    assert groups[4].run(parallel_runs.own_rows, Layout(data_shard=2, data_replicate=2), 4, 1) == [[0], [1], [2], [3]]
+
+
 def test_a_model_is_made_in_parts(groups: dict[int, Group]) -> None:
     """A model that no rank has ever held whole has the very weights of one that was."""
     layout = Layout(data_shard=2, expert=2, tensor=2)

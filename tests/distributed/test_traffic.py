@@ -55,7 +55,7 @@ def test_sizes_are_those_of_the_real_program(
     pretended: Group, layout: Layout, micro_batches: int, recompute: str, length: int
 ) -> None:
     """Every collective to a byte in a million (what is padded included), state to the byte, the fullest moment to a
-    fifth: at 256K tokens anything that grows with their square would be many times as much.
+    quarter: at 256K tokens anything that grows with their square would be many times as much.
     """
     config = parallel_runs.of_layout(SMALL, layout)
     work = Work(config, layout, layout.data_ranks * micro_batches, length, micro_batches, recompute)
@@ -71,4 +71,4 @@ def test_sizes_are_those_of_the_real_program(
     memory = layout_memory(work)
     assert trace.parameters == memory.parameters
     assert trace.moments == pytest.approx(memory.moments, rel=0.01), "and AdamW's counters"
-    assert trace.peak == pytest.approx(memory.total, rel=0.2)
+    assert trace.peak == pytest.approx(memory.total, rel=0.25)

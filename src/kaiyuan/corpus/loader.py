@@ -98,8 +98,13 @@ class TokenLoader:
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
             raise ConfigError(f"batch of {batch_size} sequences: no equal parts for rank {rank} of {world_size}")
         rows = batch_size // world_size
-        first = step * batch_size + rank * rows
-        sequences = [self.sequence(index) for index in range(first, first + rows)]
+        return self.rows(step, batch_size, range(rank * rows, (rank + 1) * rows))
+
+    def rows(
+        self, step: int, batch_size: int, numbers: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+        """The same for some rows of global batch ``step``, by their numbers in it; nothing else is read."""
+        sequences = [self.sequence(step * batch_size + number) for number in numbers]
         tokens = np.stack([sequence.tokens for sequence in sequences])
         return tokens[:, :-1].copy(), tokens[:, 1:].copy(), [sequence.label for sequence in sequences]
 

@@ -6,7 +6,7 @@ Letters as in ``step_memory.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from kaiyuan.model.config import LayerShape
@@ -54,11 +54,14 @@ def _stage_memory(work: Work, stage: int) -> LayoutMemory:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A stage: units, kept and working bytes of each layer; elements of the root, kept and gathered."""
+    """A rank of the pipeline: units, kept and working bytes of each layer; elements of the root, kept and gathered;
+    bytes that the last layer holds when it routes.
+    """
 
     layers: list[tuple[LayerUnits, float, float]]
     root_own: int
     root: int
+    until_routing: float
     loss: bool
 
     @classmethod
@@ -69,7 +72,8 @@ class _Shape:
             units = layer_units(work.config, work.layout, layer)
             known[layer] = (units, kept_bytes(work, layer) * work.tokens, _working(work, layer))
         layers = [known[layer] for layer in work.layers(stage)]
-        return cls(layers, root.own, root.gathered, stage == work.layout.pipeline - 1)
+        until_routing = _until_routing(work, work.layers(stage)[-1])
+        return cls(layers, root.own, root.gathered, until_routing, stage == work.layout.pipeline - 1)
 
 
 def kept_bytes(work: Work, layer: LayerShape) -> float:
@@ -92,6 +96,16 @@ def kept_bytes(work: Work, layer: LayerShape) -> float:
         if layout.context > 1:
             elements += config.num_attention_heads * config.head_dim
     return 2 * elements
+
+
+def _until_routing(work: Work, layer: LayerShape) -> float:
+    """Bytes that a layer's forward pass holds when it decides about all tokens: attention's and the shared expert's."""
+    elements = kept_bytes(replace(work, recompute="experts"), layer) / 2
+    if work.layout.expert > 1:
+        elements -= 2 * layer.top_k * work.config.hidden_size
+    if work.recompute != "experts":
+        elements += 3 * layer.shared_size
+    return 2 * elements * work.tokens
 
 
 def _working(work: Work, layer: LayerShape) -> float:
@@ -122,15 +136,20 @@ def _layer_by_layer(work: Work, shape: _Shape, own: float) -> tuple[float, float
     """
     before = 4 * own if work.micro_batches > 1 else 0.0
     kept, arrived, root = sum(kept for _, kept, _ in shape.layers), 0.0, shape.root
-    last = shape.layers[-1][0]
-    found = [(before, 2.0 * (root + last.others), kept + _loss(work), _routing(work))]
+    last, last_kept, _ = shape.layers[-1]
+    found = [
+        (before, 2.0 * (root + last.others), kept + _loss(work), 0.0),
+        (before, 2.0 * (root + last.others), kept - last_kept + shape.until_routing, _routing(work)),
+    ]
     for number, (units, own_kept, working) in enumerate(reversed(shape.layers)):
         experts, others = units.experts.gathered, units.others
         gradients = (before or arrived) + 2.0 * root
         if number:
             found.append((gradients, 2.0 * (root + experts + others), kept, 4.0 * (experts + others)))
         inside = 4.0 * experts + 2.0 * max(experts, others)
-        found.append((gradients, 2.0 * (root + experts + others), kept + working, max(inside, _routing(work))))
+        found.append((gradients, 2.0 * (root + experts + others), kept + working, inside))
+        if work.recompute == "blocks":
+            found.append((gradients, 2.0 * (root + others), kept + shape.until_routing, _routing(work)))
         kept -= own_kept
         arrived += 4 * sum(unit.own for unit in units)
     return max(found, key=sum)
@@ -155,14 +174,16 @@ def _whole_stage(work: Work, stage: int, shape: _Shape) -> tuple[float, float, f
     kept += 4 * work.config.hidden_size * work.tokens * flying * work.layout.pipeline_chunks
     working = max(working for _, _, working in shape.layers)
     largest = max(units.experts.gathered for units, _, _ in shape.layers)
-    backward = (4.0 * gathered, 2.0 * gathered, kept + working, max(2.0 * largest, _routing(work)))
+    backward = (4.0 * gathered, 2.0 * gathered, kept + working, 2.0 * largest)
+    forward = kept - shape.layers[-1][1] * (work.recompute != "blocks") + shape.until_routing
+    routes = (4.0 * gathered, 2.0 * gathered, forward, _routing(work))
     reduced = (
         4.0 * gathered,
         2.0 * gathered,
         0.0,
         8.0 * max(largest, max(units.others for units, _, _ in shape.layers)),
     )
-    found = [backward, reduced]
+    found = [backward, routes, reduced]
     if shape.loss:
-        found.append((4.0 * gathered, 2.0 * gathered, kept + _loss(work), _routing(work)))
+        found.append((4.0 * gathered, 2.0 * gathered, kept + _loss(work), 0.0))
     return max(found, key=sum)

@@ -5,14 +5,22 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from kaiyuan.model.transformer import Features, Transformer
+
+
+class Whole(NamedTuple):
+    """A batch of which this process has its own rows alone."""
+
+    rows: int
+    weight: float
+    """Sum of the weights of all targets."""
 
 
 @dataclass
@@ -30,11 +38,19 @@ class Batch:
     """Numbers about how the batch was made, logged with the step."""
     group: int = 1
     """Rows that belong together, 2 for pairs: micro-batches do not part them."""
+    whole: Whole | None = None
+    """The batch that these rows are of, where other processes have its others."""
 
     @property
     def tokens(self) -> int:
-        """Positions computed, padding included."""
-        return self.ids_BT.numel()
+        """Positions computed, padding included, by all processes together."""
+        rows, length = self.ids_BT.shape
+        return (rows if self.whole is None else self.whole.rows) * length
+
+    @property
+    def weight(self) -> Tensor:
+        """Sum of the weights of all targets, also of those that other processes have: a float32 scalar."""
+        return self.weights_BT.sum() if self.whole is None else self.weights_BT.new_tensor(self.whole.weight)
 
     def rows(self, part: slice | Tensor) -> Batch:
         """The same batch with only some rows, by a slice or by their numbers."""
@@ -54,6 +70,7 @@ class Batch:
             {name: change(value) for name, value in self.extra.items()},
             self.metrics,
             self.group,
+            self.whole,
         )
 
 
@@ -63,6 +80,17 @@ class BatchSource(Protocol):
     """
 
     def batch(self, step: int, model: Transformer) -> Batch: ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """A ``BatchSource`` of ``batch_size`` rows a step that gives single ones, so that a process need not read all."""
+
+    batch_size: int
+
+    def share(self, step: int, numbers: Sequence[int]) -> Batch:
+        """Some rows of the batch of ``step``, by their numbers in it, with its ``whole``."""
+        ...
 
 
 @dataclass

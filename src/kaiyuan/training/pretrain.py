@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from kaiyuan.progress import quantity, say
 from kaiyuan.recipe import PretrainSection, Recipe, RunSection, TrainingSection
 from kaiyuan.team import is_main
 from kaiyuan.training.allocator import grow_segments
-from kaiyuan.training.batch import Batch
+from kaiyuan.training.batch import Batch, Whole
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.optimizer import PAPER_RATIO, expert_lr_ratio
 from kaiyuan.training.parallel.layout import Layout
@@ -46,9 +47,13 @@ class TokenSource:
         self.loader, self.batch_size = loader, batch_size
 
     def batch(self, step: int, model: Transformer) -> Batch:
-        inputs, targets, _ = self.loader.batch(step, self.batch_size)
+        return replace(self.share(step, range(self.batch_size)), whole=None)
+
+    def share(self, step: int, numbers: Sequence[int]) -> Batch:
+        inputs, targets, _ = self.loader.rows(step, self.batch_size, numbers)
         ids = torch.from_numpy(inputs)
-        return Batch(ids, torch.from_numpy(targets), torch.ones(ids.shape))
+        whole = Whole(self.batch_size, float(self.batch_size * ids.shape[1]))
+        return Batch(ids, torch.from_numpy(targets), torch.ones(ids.shape), whole=whole)
 
 
 def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **more: Any) -> TrainerSettings:

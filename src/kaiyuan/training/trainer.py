@@ -26,7 +26,7 @@ from kaiyuan.model.transformer import Recompute, Transformer
 from kaiyuan.progress import say
 from kaiyuan.team import is_main
 from kaiyuan.training.allocator import keep_freed_memory
-from kaiyuan.training.batch import Batch, BatchSource, Objective
+from kaiyuan.training.batch import Batch, BatchSource, Objective, RowSource
 from kaiyuan.training.fp8 import check_fp8
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.metrics import MetricsLog, router_metrics
@@ -222,7 +222,7 @@ class Trainer:
         rank = () if self.parallel is None else (self.parallel.number,)
         torch.manual_seed(mix_seed(self.settings.seed, self.step, *rank))
         self.model.mode.step = mix_seed(self.settings.seed, self.step, 1)
-        batch = self.source.batch(self.step, self.model).to(self.model.device)
+        batch = self._batch().to(self.model.device)
         self.model.train()
         found, router = self._forward_backward(batch)
         metrics = _read({**found, "grad_norm": self._clip()})
@@ -253,6 +253,12 @@ class Trainer:
         self.step += 1
         self.tokens += batch.tokens
         return line
+
+    def _batch(self) -> Batch:
+        """This step's batch, or this process's rows of it alone where the source can give them."""
+        if self.parallel is None or not isinstance(self.source, RowSource):
+            return self.source.batch(self.step, self.model)
+        return self.parallel.share(self.source, self.step, self.settings.micro_batches)
 
     def _forward_backward(self, batch: Batch) -> tuple[dict[str, Tensor], list[RouterStats]]:
         """Gradients of the whole batch, summed over micro-batches; returns metrics and the last micro-batch's
@@ -297,7 +303,8 @@ class Trainer:
         }
         ranks = [seen] if self.parallel is None else self.parallel.gather_objects(seen)
         if is_main():
-            keep_incident(self.folder / "incidents", self.step, batch, {"metrics": metrics, "ranks": ranks})
+            whole = batch if batch.whole is None else self.source.batch(self.step, self.model)
+            keep_incident(self.folder / "incidents", self.step, whole, {"metrics": metrics, "ranks": ranks})
 
     def _clip(self) -> Tensor:
         limit = self.settings.clip if self.settings.clip > 0 else math.inf

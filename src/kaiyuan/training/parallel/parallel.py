@@ -15,7 +15,7 @@ from kaiyuan.errors import ConfigError
 from kaiyuan.model.attention import Context
 from kaiyuan.model.routing import RouterStats
 from kaiyuan.model.transformer import Block, Features, Transformer
-from kaiyuan.training.batch import Batch, Objective
+from kaiyuan.training.batch import Batch, Objective, RowSource
 from kaiyuan.training.parallel.context import context_of
 from kaiyuan.training.parallel.data import copies, fill, shard_model
 from kaiyuan.training.parallel.expert import parallelize_experts
@@ -127,6 +127,10 @@ class Parallel:
     def number(self) -> int:
         """This rank's number among those that hold different tokens: seeds of dropout differ by it."""
         return self.mesh.tokens.rank()
+
+    def share(self, source: RowSource, step: int, micro_batches: int) -> Batch:
+        """This rank's rows of the batch of ``step``, and no others."""
+        return source.share(step, self.tokens.own_rows(source.batch_size, micro_batches))
 
     def local(self, part: Batch) -> Batch:
         """This rank's share of a micro-batch."""

@@ -39,10 +39,21 @@ class Tokens:
         """int64 (O,); the positions of this rank."""
         return self.of_context(length).chunk(self.layout.tensor)[self.mesh.rank("tensor")]
 
+    def own_rows(self, batch: int, micro_batches: int) -> list[int]:
+        """The numbers of this rank's rows in a batch of ``batch``, micro-batch by micro-batch."""
+        part = batch // micro_batches
+        own = part // self.layout.data_ranks
+        first = self.mesh.data_rank * own
+        return [start + row for start in range(first, batch, part) for row in range(own)]
+
     def local(self, part: Batch) -> Batch:
-        """This rank's share of a micro-batch: whole sequences of ids, and targets and weights at its own positions."""
-        rows = len(part.ids_BT) // self.layout.data_ranks
-        mine = part.rows(slice(self.mesh.data_rank * rows, (self.mesh.data_rank + 1) * rows))
+        """This rank's share of a micro-batch, of which it may have its own rows alone: whole sequences of ids, and
+        targets and weights at its own positions.
+        """
+        mine = part
+        if part.whole is None:
+            rows = len(part.ids_BT) // self.layout.data_ranks
+            mine = part.rows(slice(self.mesh.data_rank * rows, (self.mesh.data_rank + 1) * rows))
         own = self.own(part.ids_BT.shape[1]).to(part.ids_BT.device)
         return replace(mine, targets_BT=mine.targets_BT[:, own], weights_BT=mine.weights_BT[:, own])
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,7 +27,7 @@ from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.experts import Dispatch
 from kaiyuan.model.fused import pretended_gpu
 from kaiyuan.model.transformer import Transformer
-from kaiyuan.training.batch import Batch
+from kaiyuan.training.batch import Batch, Whole
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.parallel import collectives, expert, tokens
 from kaiyuan.training.parallel.data import fill
@@ -62,11 +62,15 @@ class _Zeros:
     """Batches of nothing."""
 
     def __init__(self, rows: int, length: int) -> None:
-        self.shape = (rows, length)
+        self.batch_size, self.length = rows, length
 
     def batch(self, step: int, model: Transformer) -> Batch:
-        ids = torch.zeros(self.shape, dtype=torch.long)
-        return Batch(ids, ids, torch.ones(self.shape))
+        return replace(self.share(step, range(self.batch_size)), whole=None)
+
+    def share(self, step: int, numbers: Sequence[int]) -> Batch:
+        ids = torch.zeros(len(numbers), self.length, dtype=torch.long)
+        whole = Whole(self.batch_size, float(self.batch_size * self.length))
+        return Batch(ids, ids, torch.ones(ids.shape), whole=whole)
 
 
 def trace_step(
