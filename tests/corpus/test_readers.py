@@ -229,7 +229,8 @@ def test_formats_by_name(name: str, expected: str | None):
 CONTENTS = {
     b'{"text": "x"}\n': "jsonl", b"PAR1....": "parquet", b"WARC/1.0\r\n": "warc", b"%PDF-1.7": "pdf",
     b"\n<!DOCTYPE html><html>": "html", "纯文本".encode(): "text", b"\x89PNG\r\n\0": None, b"": None,
-    gzip.compress(b"WARC/1.1\r\n"): "warc", gzip.compress(b'{"a": 1}\n'): "jsonl", gzip.compress(b"\0\1"): None,
+    gzip.compress(b"WARC/1.1\r\n", mtime=0): "warc", gzip.compress(b'{"a": 1}\n', mtime=0): "jsonl",
+    gzip.compress(b"\0\1", mtime=0): None,
 }  # fmt: skip
 
 
