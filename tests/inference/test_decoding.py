@@ -237,8 +237,14 @@ def test_prompts_in_chunks_beside_answers_under_way(model: Transformer) -> None:
 
 def test_short_prompts_and_guesses_go_through_the_decoder(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     """In chunks, with and without a cached beginning, with log-probabilities of the prompt; in passes of a few rows."""
-    settings = [GREEDY, replace(GREEDY, prompt_logprobs=True), replace(GREEDY, max_tokens=3), SAMPLED[0]]
-    prompts = [*PROMPTS, [*PROMPTS[1], 7, 7, 7]]
+    some = replace(GREEDY, max_tokens=4)
+    settings = [
+        some,
+        replace(some, prompt_logprobs=True),
+        replace(some, max_tokens=2),
+        replace(SAMPLED[0], max_tokens=4),
+    ]
+    prompts = [PROMPTS[0], PROMPTS[1][:35], PROMPTS[2], [*PROMPTS[1][:35], 7, 7, 7]]
     engine = with_kernels(model, max_num_batched_tokens=20, max_num_seqs=3, speculative_tokens=2)
     assert isinstance(engine.decoder, Decoder)
     engine.few_tokens, engine.decoder._widest = 20, 8

@@ -22,6 +22,13 @@ SHORT = torch.bfloat16 if DEVICE == "cuda" else torch.float16
 WEIGHTS = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 
 
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cpu":  # the interpreter runs one after the other
+        monkeypatch.setattr(fp8, "_PROGRAMS", 8)
+        monkeypatch.setattr(square_sum, "PROGRAMS", 8)
+
+
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(shape, generator=generator).to(DEVICE, dtype)
