@@ -150,3 +150,13 @@ def test_gradients_of_copies_add_up_in_float32() -> None:
     assert torch.equal(layer.weight.grad, total)  # type: ignore[arg-type]
     leaf(layer.weight).backward(torch.ones(4, 3).half())
     assert torch.equal(gradient(layer.weight), total + 1)  # type: ignore[arg-type]
+
+
+def test_the_norm_of_all_gradients_is_that_of_large_and_small_ones_together(kernels: pytest.MonkeyPatch) -> None:
+    kernels.setattr(optimizer, "_LARGE", 1000)
+    kernels.setattr(optimizer, "native", lambda x: False)
+    generator = torch.Generator().manual_seed(0)
+    grads = [torch.randn(size, generator=generator) for size in (5000, 15, 9)]
+    grads[1] = grads[1].half()
+    expected = torch.cat([grad.double() for grad in grads]).norm().float()
+    torch.testing.assert_close(optimizer._norm(grads), expected, rtol=1e-5, atol=0)

@@ -121,10 +121,12 @@ def _norm(grads: list[Tensor]) -> Tensor:
     """The norm of all numbers of all ``grads`` together, float32."""
     if all(native(grad) for grad in grads):
         return torch.stack([operations.square_sum(grad) for grad in grads]).sum().sqrt().float()
-    large = [grad for grad in grads if on_gpu(grad) and grad.numel() >= _LARGE and grad.is_contiguous()]
+    large: list[Tensor] = []
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for grad in grads:
-        if not any(grad is other for other in large):
+        if on_gpu(grad) and grad.numel() >= _LARGE and grad.is_contiguous():
+            large.append(grad)
+        else:
             by_dtype.setdefault(grad.dtype, []).append(grad)
     norms = [norm for some in by_dtype.values() for norm in torch._foreach_norm(some, 2, dtype=torch.float32)]
     if large:
