@@ -37,6 +37,8 @@ class RunSection(Settings):
     tensorboard: bool = False
     kernels: bool = True
     """Kernels of ours in training, Triton on a GPU and C++ on a CPU; false leaves all to PyTorch's own operations."""
+    graphs: bool = True
+    """Training steps as CUDA graphs, on one GPU; false launches each kernel apart."""
     profile: bool = False
     """Write a trace of two steps of every training stage (``--profile``)."""
 

@@ -205,8 +205,11 @@ def test_hashes_of_routing_are_the_same_bits(seed: int) -> None:
     expected = routing_module._token_hash(probs.cpu(), seed)
     assert torch.equal(hashing.hash_tokens(probs, seed, *constants).cpu(), expected)
     assert len(expected.unique()) == 70
-    found = hashing.random_bits(2000, seed, DEVICE, *constants)
-    assert torch.equal(found.cpu(), routing_module.random_bits(2000, seed, "cpu"))
+    in_memory = torch.tensor([3, seed], device=DEVICE)[1]
+    assert torch.equal(hashing.hash_tokens(probs, in_memory, *constants).cpu(), expected)
+    for given in (seed, in_memory):
+        found = hashing.random_bits(2000, given, DEVICE, *constants)
+        assert torch.equal(found.cpu(), routing_module.random_bits(2000, seed, "cpu"))
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -94,12 +94,27 @@ def mix_seed(*numbers: int) -> int:
     return seed & (2**62 - 1)
 
 
-def random_bits(count: int, seed: int, device: torch.device | str) -> Tensor:
+class Seeds(NamedTuple):
+    """What one layer's step draws from: numbers, or 0-dim int64 tensors where the routing runs, which a captured step
+    reads each time it is replayed.
+    """
+
+    tokens: int | Tensor
+    """For the order of tokens of equal probability, and of those that are handed on."""
+    slots: int | Tensor
+    """For the order of free slots."""
+
+    @classmethod
+    def of(cls, policy: RoutingPolicy, seed: int) -> Seeds:
+        return cls(mix_seed(policy.seed, seed), mix_seed(policy.seed, seed, 1))
+
+
+def random_bits(count: int, seed: int | Tensor, device: torch.device | str) -> Tensor:
     """``count`` pseudo-random int64 of 62 bits, the same on every device."""
     return _mix((torch.arange(count, device=device) + 1) * _MIX_A + seed) & _BITS
 
 
-def _token_hash(probs_TE: Tensor, seed: int) -> Tensor:
+def _token_hash(probs_TE: Tensor, seed: int | Tensor) -> Tensor:
     """int64 (T,), >= 0: a hash of each token's probabilities, hence independent of its place in the batch."""
     if on_gpu(probs_TE):
         from kaiyuan.model.kernels.hashing import hash_tokens
@@ -142,8 +157,9 @@ def _precedence(policy: RoutingPolicy, prob_N: Tensor, hash_N: Tensor) -> Tensor
 
 
 def route(
-    probs_TE: Tensor, top_k: int, policy: RoutingPolicy = DROPLESS, *, seed: int = 0, renormalize: bool = False
-) -> Routing:
+    probs_TE: Tensor, top_k: int, policy: RoutingPolicy = DROPLESS, *, seed: int | Seeds = 0,
+    renormalize: bool = False,
+) -> Routing:  # fmt: skip
     """Assign every token to ``top_k`` of E experts under ``policy``.
 
     ``probs_TE`` are the router's softmax probabilities in float32; ``seed`` should differ by step and layer. With
@@ -156,9 +172,9 @@ def route(
     weight_TK, complete = prob_TK, True
     capacity = policy.capacity(tokens, top_k, experts)
     if policy.mode != "dropless" and capacity < tokens:
-        draw_seed = mix_seed(policy.seed, seed)
+        seeds = seed if isinstance(seed, Seeds) else Seeds.of(policy, seed)
         by_place = policy.draw == "place"
-        hash_T = random_bits(tokens, draw_seed, probs_TE.device) if by_place else _token_hash(probs_TE, draw_seed)
+        hash_T = random_bits(tokens, seeds.tokens, probs_TE.device) if by_place else _token_hash(probs_TE, seeds.tokens)
         hash_N = hash_T.repeat_interleave(top_k)
         if top_k > 1:
             hash_N = _mix(hash_N + choice_N) & (2**62 - 1)
@@ -166,7 +182,7 @@ def route(
         expert_N = torch.where(over_N, experts, choice_N)
         complete = policy.mode == "recycle" and top_k == 1 and capacity * experts >= tokens
         if policy.mode == "recycle":
-            expert_N = _recycle(expert_N, hash_N, experts, capacity, mix_seed(policy.seed, seed, 1))
+            expert_N = _recycle(expert_N, hash_N, experts, capacity, seeds.slots)
             expert_N = _without_repeats(expert_N.view(tokens, top_k), experts).flatten()
         recycled_N = over_N & (expert_N < experts)
         safe_TK = expert_N.clamp(max=experts - 1).view(tokens, top_k)
@@ -176,7 +192,7 @@ def route(
     return Routing(expert_N, weight_TK.flatten(), choice_N, recycled_N, complete)
 
 
-def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed: int) -> Tensor:
+def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed: int | Tensor) -> Tensor:
     """Give every assignment without an expert (E) a free slot, at random; those beyond the last free slot keep E.
 
     All E * C slots get a random key, taken ones sort last; the i-th homeless assignment takes the i-th slot of that
@@ -196,7 +212,7 @@ def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed
     return torch.where(placed_N, slot_N // capacity, expert_N)
 
 
-def _slot_keys(slots: int, seed: int, like: Tensor) -> Tensor:
+def _slot_keys(slots: int, seed: int | Tensor, like: Tensor) -> Tensor:
     """``random_bits`` for every slot, on the device of ``like``."""
     if on_gpu(like):
         from kaiyuan.model.kernels import hashing

@@ -22,7 +22,7 @@ from kaiyuan.model.norm import RMSNorm
 from kaiyuan.model.recompute import recomputing
 from kaiyuan.model.rope import rope_frequencies, rope_tables
 from kaiyuan.model.router import Router
-from kaiyuan.model.routing import DROPLESS, RouterStats, RoutingPolicy, mix_seed, route, router_stats
+from kaiyuan.model.routing import DROPLESS, RouterStats, RoutingPolicy, Seeds, mix_seed, route, router_stats
 
 Recompute = Literal["none", "experts", "blocks"]
 """What the backward pass computes again instead of keeping it: nothing; the experts' inner activations (on a GPU: a
@@ -37,10 +37,16 @@ class TrainingMode:
     routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     step: int = 0
     """Changes the random choices of recycle routing from step to step."""
+    seeds: list[Seeds] | None = None
+    """Each layer's, in place of those that ``step`` gives."""
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     """Dropout on what each attention and feed-forward layer adds to the residual stream (paper 3.1: 0.2 in SFT)."""
     recompute: Recompute = "none"
+
+    def seed_of(self, layer: int) -> int | Seeds:
+        """What recycle routing in ``layer`` draws from."""
+        return mix_seed(self.step, layer) if self.seeds is None else self.seeds[layer]
 
 
 class MoE(nn.Module):
@@ -62,7 +68,7 @@ class MoE(nn.Module):
         shared_out_TD = None if self.shared is None else self.shared(shared_TD)
         probs_TE = logits_TE.softmax(-1)
         policy = mode.routing if self.training else DROPLESS
-        seed = mix_seed(mode.step, self.index) if self.training else 0
+        seed = mode.seed_of(self.index) if self.training else 0
         routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
         out_TD = self.experts(routed_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_out_TD)
         stats = router_stats(logits_TE, probs_TE, routing) if self.training else None

@@ -61,6 +61,18 @@ class Batch:
         pin = torch.device(device).type == "cuda"
         return self._map(lambda value: (value.pin_memory() if pin else value).to(device, non_blocking=True))
 
+    def clone(self) -> Batch:
+        """The same in memory of its own."""
+        return self._map(torch.clone)
+
+    def copy_(self, other: Batch) -> None:
+        """Take the rows of ``other``, of the same shape, without documents and what an objective needs beyond them."""
+        for mine, its in zip(self._rows(), other._rows(), strict=True):
+            mine.copy_(its)
+
+    def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.ids_BT, self.targets_BT, self.weights_BT
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
             change(self.ids_BT),

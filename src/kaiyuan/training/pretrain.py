@@ -73,6 +73,7 @@ def trainer_settings(section: TrainingSection, run: RunSection, steps: int, **mo
         "seed": run.seed,
         "tensorboard": run.tensorboard,
         "profile": run.profile,
+        "graphs": run.graphs,
     }
     return TrainerSettings(steps=steps, **{**values, **more})
 

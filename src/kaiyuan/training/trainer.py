@@ -34,6 +34,7 @@ from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
 from kaiyuan.training.profiling import StepProfiler
 from kaiyuan.training.schedule import Schedule
+from kaiyuan.training.step_graph import GraphedPasses
 from kaiyuan.training.view import TrainingView
 from kaiyuan.training.watch import HangWatch, StopRequest, first_bad_layer, gradient_norms, keep_incident
 
@@ -78,6 +79,8 @@ class TrainerSettings:
     """Of AdamW, in one process; bf16 takes less memory and time and wants a beta2 of about 0.95."""
     fp8: bool = False
     """Feed-forward layers multiply in fp8, forwards and to their inputs; on one GPU that can (Hopper or later)."""
+    graphs: bool = True
+    """Replay forward and backward pass as a CUDA graph where that is possible; see ``step_graph``."""
     profile: bool = False
     """Write a trace of two steps, and where their time went, to ``profile/`` in the folder."""
     seed: int = 0
@@ -127,6 +130,7 @@ class Trainer:
         if settings.ema_decay > 0:
             self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.stop = StopRequest()
+        self.passes = GraphedPasses(model, self._forward_backward, settings.graphs and parallel is None)
         self.store = None if parallel is None else _store(self.checkpoints)
         self._resume()
 
@@ -182,6 +186,7 @@ class Trainer:
             if self.store is not None:
                 self.store.wait()
         finally:
+            self.passes.close()
             if log is not None:
                 log.close()
         self.model.eval()
@@ -224,7 +229,7 @@ class Trainer:
         self.model.mode.step = mix_seed(self.settings.seed, self.step, 1)
         batch = self._batch().to(self.model.device)
         self.model.train()
-        found, router = self._forward_backward(batch)
+        found, router = self.passes(batch)
         metrics = _read({**found, "grad_norm": self._clip()})
         lr = self.schedule(self.step)
         applied = self.guard.accepts(self.step, metrics["loss"], metrics["grad_norm"])
