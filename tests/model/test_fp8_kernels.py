@@ -13,7 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
 from kaiyuan.model.experts import Dispatch, Experts  # noqa: E402
-from kaiyuan.model.kernels import feed_forward, fp8, square_sum, swiglu  # noqa: E402
+from kaiyuan.model.kernels import adamw, feed_forward, fp8, square_sum, swiglu  # noqa: E402
 from kaiyuan.model.quantization import QuantizedExperts  # noqa: E402
 from kaiyuan.model.routing import RoutingPolicy, route  # noqa: E402
 
@@ -154,3 +154,27 @@ def test_sums_of_squares() -> None:
     tensors = [random(70_001), random(3, 5).to(SHORT)]
     expected = sum(tensor.double().square().sum() for tensor in tensors)
     torch.testing.assert_close(square_sum.square_sums(tensors).sum(), torch.as_tensor(expected).float())
+
+
+@pytest.mark.parametrize("shape", [(3, 70, 130), (144, 16)])
+def test_an_update_that_writes_codes_is_one_that_does_not_and_codes_of_what_it_made(shape: tuple[int, ...]) -> None:
+    """Scales come from the largest numbers before the update; those after it are left for the next."""
+    weight = random(*shape)
+    first = (random(*shape, seed=1), torch.zeros_like(weight), torch.zeros_like(weight))
+    plain, coded = ([weight.clone(), *(x.clone() for x in first[1:])] for _ in range(2))
+    copy, factor = torch.empty_like(weight, dtype=SHORT), torch.tensor(0.37, device=DEVICE)
+    codes = fp8.codes_of(weight.to(SHORT))
+    for step in (1, 2):
+        before = codes.largest_E.clone() if step == 1 else following.clone()  # noqa: F821
+        codes.largest_E.copy_(before)
+        following = torch.zeros_like(before)
+        grad = random(*shape, seed=step, dtype=SHORT)
+        settings = {"step": step, "lr": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+        adamw.update(plain[0], grad, *plain[1:], copy, factor, **settings)  # type: ignore[arg-type]
+        adamw.update_coded(coded[0], grad, *coded[1:], codes, following, factor, SHORT, **settings)  # type: ignore[arg-type]
+        assert all(torch.equal(one, other) for one, other in zip(plain, coded, strict=True))
+        expected = fp8.codes_of(copy, largest_E=before)
+        for one, other in zip(codes, expected, strict=True):
+            assert torch.equal(one.float(), other.float())
+        assert torch.equal(following, copy.float().abs().flatten(-2).amax(-1).view(-1))
+    assert not torch.equal(following, before)

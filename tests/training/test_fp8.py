@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_process import CONFIG, RandomTokens
 
+from kaiyuan.checkpoint.training import load_training_checkpoint, save_training_checkpoint
 from kaiyuan.errors import KaiyuanError
 from kaiyuan.model import linear
 from kaiyuan.model.transformer import Transformer
@@ -36,24 +37,61 @@ def test_fp8_is_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.Monkey
         fp8.check_fp8(Transformer(odd, torch.bfloat16), alone=True)
 
 
-def test_codes_are_made_once_for_each_value_of_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update by a kernel counts, though PyTorch does not notice it; so does one that PyTorch makes."""
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_PROGRAMS", 4)  # the interpreter runs one after the other
+    monkeypatch.setattr(master_adamw, "on_gpu", lambda x: True)
+
+
+def weight_and_optimizer() -> tuple[torch.nn.Parameter, master_adamw.MasterAdamW]:
     weight = torch.nn.Parameter(torch.randn(32, 16, generator=torch.Generator().manual_seed(0)))
     linear.keep_copies([weight], torch.float16)
-    first = linear.codes(weight, torch.float16)
-    assert linear.codes(weight, torch.float16) is first
-    scale = first.scale_EO.clone()
+    groups = [{"params": [weight], "names": ["weight"], "lr": 0.1, "weight_decay": 0.0}]
+    return weight, master_adamw.MasterAdamW(groups, (0.9, 0.95), 1e-8)
 
-    def update(parameter: torch.Tensor, grad: torch.Tensor, *rest: object, **settings: object) -> None:
-        parameter.data.mul_(2)
-        linear.leaf(weight).data.mul_(2)
 
-    monkeypatch.setattr(master_adamw, "_update_of", lambda parameter: update)
-    optimizer = master_adamw.MasterAdamW([{"params": [weight]}], (0.9, 0.95), 1e-8)
-    linear.leaf(weight).grad = torch.ones(32, 16, dtype=torch.float16)
+def update(weight: torch.nn.Parameter, optimizer: master_adamw.MasterAdamW, seed: int) -> None:
+    linear.holder(weight).grad = torch.randn(32, 16, generator=torch.Generator().manual_seed(seed)).half()
     optimizer.step()
-    torch.testing.assert_close(linear.codes(weight, torch.float16).scale_EO, 2 * scale)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_codes_are_those_of_the_weight_as_it_is() -> None:
+    """After an update by a kernel, which PyTorch does not notice and which leaves the copy behind, and after one that
+    PyTorch makes.
+    """
+    weight, optimizer = weight_and_optimizer()
+    codes = linear.codes(weight, torch.float16)
+    copy = linear.leaf(weight).detach().clone()
+    update(weight, optimizer, 1)
+    assert linear.codes(weight, torch.float16) is codes
+    expected = kernels.codes_of(weight.half(), largest_E=copy.float().abs().max()[None])
+    assert torch.equal(codes.codes.float(), expected.codes.float())
+    assert torch.equal(linear.holder(weight), copy)
+    assert torch.equal(linear.leaf(weight), weight.half())
     with torch.no_grad():
         weight.mul_(2)
-    torch.testing.assert_close(linear.codes(weight, torch.float16).scale_EO, 4 * scale)
+    assert torch.equal(linear.codes(weight, torch.float16).codes.float(), kernels.codes_of(weight.half()).codes.float())
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_run_that_goes_on_codes_as_the_one_that_did_not_stop(tmp_path: Path) -> None:
+    """Scales come from the weights before an update: a checkpoint must say what they were."""
+    weight, optimizer = weight_and_optimizer()
+    linear.codes(weight, torch.float16)
+    update(weight, optimizer, 1)
+    update(weight, optimizer, 2)
+    model = torch.nn.Module()
+    model.weight = weight
+    folder = save_training_checkpoint(tmp_path, 2, model, optimizer, {})
+    again, other = weight_and_optimizer()
+    model.weight = again
+    load_training_checkpoint(folder, model, other)
+    other.resume_codes()
+    for seed in (3, 4):
+        codes, resumed = linear.codes(weight, torch.float16), linear.codes(again, torch.float16)
+        for one, two in zip(codes, resumed, strict=True):
+            assert torch.equal(one.float(), two.float())
+        update(weight, optimizer, seed)
+        update(again, other, seed)
+        assert torch.equal(weight, again)

@@ -21,6 +21,8 @@ from kaiyuan.errors import CheckpointError, listing
 from kaiyuan.files import atomic_folder, read_json, write_json
 
 _SLOTS = ("exp_avg", "exp_avg_sq", "step")
+_MORE = ("codes_largest", "codes_following")
+"""What the state of weights trained in fp8 has besides (``kaiyuan.training.master_adamw``)."""
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -37,14 +39,14 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     problems = []
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            found = {slot: tensors[f"{name}/{slot}"] for slot in _SLOTS if f"{name}/{slot}" in tensors}
+            found = {slot: tensors[f"{name}/{slot}"] for slot in (*_SLOTS, *_MORE) if f"{name}/{slot}" in tensors}
             if not found:
                 continue
             problems += [f"{name}/{slot}: missing" for slot in _SLOTS if slot not in found]
             problems += [
                 f"{name}/{slot}: has shape {tuple(value.shape)}, the model needs {tuple(parameter.shape)}"
                 for slot, value in found.items()
-                if slot != "step" and value.shape != parameter.shape
+                if slot in ("exp_avg", "exp_avg_sq") and value.shape != parameter.shape
             ]
             optimizer.state[parameter] = {slot: value.to(parameter.device) for slot, value in found.items()}
     if problems:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaiyuan.model.fused import fused, is_gpu
-from kaiyuan.model.linear import Linear, cast, codes
+from kaiyuan.model.linear import Linear, cast, codes, holder
 from kaiyuan.model.native import operations
 from kaiyuan.model.native.library import native
 from kaiyuan.model.routing import Routing
@@ -76,8 +76,12 @@ class _FeedForward(nn.Module):
     fp8 = False
     """Multiply in fp8, forwards and to the input (on a GPU); the weights' gradients are products in bfloat16."""
 
-    def _codes(self, x: Tensor, gate_up: Tensor, down: Tensor) -> BothCodes:
-        return (codes(gate_up, x.dtype), codes(down, x.dtype)) if self.fp8 else None
+    def _weights(self, x: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, BothCodes]:
+        """Both as products of ``x`` take them; with codes they are there for their gradients alone."""
+        if not self.fp8:
+            return cast(gate_up, x.dtype), cast(down, x.dtype), None
+        both = codes(gate_up, x.dtype), codes(down, x.dtype)
+        return holder(gate_up).to(x.dtype), holder(down).to(x.dtype), both
 
 
 class SharedExpert(_FeedForward):
@@ -92,9 +96,8 @@ class SharedExpert(_FeedForward):
         if fused(x) and isinstance(self.gate_up, Linear) and isinstance(self.down, Linear):
             from kaiyuan.model.kernels.feed_forward import dense
 
-            gate_up, down = self.gate_up.weight, self.down.weight
-            weights = cast(gate_up, x.dtype), cast(down, x.dtype)
-            return dense(x, *weights, self.recompute, self._codes(x, gate_up, down))
+            gate_up, down, in_fp8 = self._weights(x, self.gate_up.weight, self.down.weight)
+            return dense(x, gate_up, down, self.recompute, in_fp8)
         return self.down(swiglu(self.gate_up(x)))
 
 
@@ -221,9 +224,9 @@ class Experts(_FeedForward):
         if fused(x_TD) and takes_groups:
             from kaiyuan.model.kernels.feed_forward import grouped
 
-            weights = cast(self.gate_up, x_TD.dtype), cast(self.down, x_TD.dtype)
-            return grouped(x_TD, base_TD, *weights, dispatch.routing.weight_N, dispatch.places(), self.recompute,
-                           self._codes(x_TD, self.gate_up, self.down))  # fmt: skip
+            gate_up, down, in_fp8 = self._weights(x_TD, self.gate_up, self.down)
+            weight_N, places = dispatch.routing.weight_N, dispatch.places()
+            return grouped(x_TD, base_TD, gate_up, down, weight_N, places, self.recompute, in_fp8)
         if is_gpu(x_TD) and takes_groups:
             out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
         else:

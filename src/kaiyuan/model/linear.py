@@ -10,7 +10,7 @@ at every use. The copy is a leaf of its own: products read it, and its gradient,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,33 +20,50 @@ if TYPE_CHECKING:
     from kaiyuan.model.kernels.fp8 import Codes
 
 
+class InFp8(NamedTuple):
+    """A weight's codes, and what the next ones need."""
+
+    codes: Codes
+    following_E: Tensor
+    """float32; the largest number of each matrix as it is now, where ``codes.largest_E`` may be of one before."""
+
+
 class _Copy:
     """A leaf that follows its parameter: ``version`` is the parameter's when the leaf was last filled."""
 
     def __init__(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
         self.leaf = parameter.detach().to(dtype).requires_grad_()
         self.version = parameter._version
-        self.codes: Codes | None = None
+        self.in_fp8: InFp8 | None = None
         """The same in fp8, once products have asked for it."""
-        self.coded = False
-        """Whether ``codes`` are those of the weight as it is now."""
+        self.saved: tuple[Tensor, Tensor] | None = None
+        """``codes.largest_E`` and ``following_E`` of a checkpoint, for codes that are still to be made."""
+        self.filled, self.coded = True, False
+        """Whether leaf and codes are those of the weight as it is now."""
+
+    def _see(self, parameter: Tensor) -> None:
+        if self.version != parameter._version:
+            self.version, self.filled, self.coded = parameter._version, False, False
 
     def current(self, parameter: Tensor) -> Tensor:
-        if self.version != parameter._version:
+        self._see(parameter)
+        if not self.filled:
             with torch.no_grad():
                 self.leaf.copy_(parameter)
-            self.version, self.coded = parameter._version, False
+            self.filled = True
         return self.leaf
 
-    def current_codes(self, parameter: Tensor) -> Codes:
-        self.current(parameter)
-        return self.codes if self.coded and self.codes is not None else self.code()
-
-    def code(self) -> Codes:
+    def current_in_fp8(self, parameter: Tensor) -> InFp8:
         from kaiyuan.model.kernels.fp8 import codes_of
 
-        self.codes, self.coded = codes_of(self.leaf, self.codes), True
-        return self.codes
+        self._see(parameter)
+        if not self.coded or self.in_fp8 is None:
+            saved, self.saved = self.saved, None
+            into = None if self.in_fp8 is None else self.in_fp8.codes
+            codes = codes_of(self.current(parameter), into, None if saved is None else saved[0])
+            self.in_fp8 = InFp8(codes, codes.largest_E.clone() if saved is None else saved[1])
+            self.coded = True
+        return self.in_fp8
 
 
 def keep_copies(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
@@ -72,43 +89,54 @@ def leaf(weight: Tensor) -> Tensor:
     return weight if copy is None or copy.leaf.device != weight.device else copy.current(weight)
 
 
+def holder(weight: Tensor) -> Tensor:
+    """Where the gradient of ``weight`` arrives, as ``leaf``, for whoever does not read it: the copy is not brought up
+    to date.
+    """
+    copy = getattr(weight, "compute_copy", None)
+    return weight if copy is None or copy.leaf.device != weight.device else copy.leaf
+
+
 def codes(weight: Tensor, dtype: torch.dtype) -> Codes:
     """``weight`` in fp8, of its copy if it has one: then they are made once for each of its values."""
     from kaiyuan.model.kernels.fp8 import codes_of
 
     copy = getattr(weight, "compute_copy", None)
-    return codes_of(cast(weight, dtype)) if copy is None else copy.current_codes(weight)
+    return codes_of(cast(weight, dtype)) if copy is None else copy.current_in_fp8(weight).codes
 
 
-def rewritten(parameter: Tensor) -> None:
-    """Tell that a kernel has changed ``parameter`` and its copy in place, which PyTorch does not notice.
-
-    Codes are made anew at once: while a GPU updates other weights the host has time to launch that, later it has none.
-    """
+def in_fp8(parameter: Tensor) -> InFp8 | None:
+    """What products read of ``parameter`` if that is codes, of the weight as it is now."""
     copy = getattr(parameter, "compute_copy", None)
-    if copy is not None and copy.codes is not None:
-        copy.code()
+    return None if copy is None or copy.in_fp8 is None else copy.current_in_fp8(parameter)
+
+
+def recoded(parameter: Tensor) -> None:
+    """Tell that a kernel has changed ``parameter`` and its codes in place, which PyTorch does not notice, and not the
+    copy in the compute dtype.
+    """
+    parameter.compute_copy.filled = False  # type: ignore[attr-defined]
 
 
 def gradient(parameter: nn.Parameter) -> Tensor | None:
     """The gradient of ``parameter``, wherever it has arrived."""
-    holder = leaf(parameter)
-    if holder is not parameter and holder.grad is not None and parameter.grad is not None:
+    place = holder(parameter)
+    if place is not parameter and place.grad is not None and parameter.grad is not None:
         collect_gradients([parameter])
-    return holder.grad if parameter.grad is None else parameter.grad
+    return place.grad if parameter.grad is None else parameter.grad
 
 
 def collect_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add the copies' gradients to those of the parameters, in float32: between micro-batches, where sums are long."""
     for parameter in parameters:
-        holder = leaf(parameter)
-        if holder is parameter or holder.grad is None:
+        place = holder(parameter)
+        if place is parameter or place.grad is None:
             continue
         if parameter.grad is None:
-            parameter.grad = holder.grad.to(parameter.dtype)
+            parameter.grad = place.grad.to(parameter.dtype)
         else:
-            parameter.grad.add_(holder.grad)
-        holder.grad = None
+            parameter.grad.add_(place.grad)
+        place.grad = None
 
 
 def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,14 +8,18 @@ factor that clips gradients is a number on the device, so nothing waits for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kaiyuan.model.fused import on_gpu
-from kaiyuan.model.linear import gradient, leaf, rewritten
+from kaiyuan.model.linear import gradient, holder, in_fp8, leaf, recoded
 from kaiyuan.model.native import operations
+
+LARGEST, FOLLOWING = "codes_largest", "codes_following"
+"""Slots of the state of a weight with codes in fp8: ``Codes.largest_E``, and that of the next update."""
 
 
 class MasterAdamW(torch.optim.Optimizer):
@@ -35,15 +39,25 @@ class MasterAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for parameter, group in self._by_size():
+        self._begin_codes()
+        for parameter, group in self._by_size:
             grad = gradient(parameter)
             if grad is not None:
-                self._update(parameter, grad, group)
+                self._update(parameter, grad.contiguous(), group)
 
+    @cached_property
     def _by_size(self) -> list[tuple[nn.Parameter, dict[str, Any]]]:
         """The largest first: while a GPU updates those, small ones and the next step are prepared for it."""
         pairs = [(parameter, group) for group in self.param_groups for parameter in group["params"]]
         return sorted(pairs, key=lambda pair: -pair[0].numel())
+
+    def _begin_codes(self) -> None:
+        """The largest numbers of the weights give the scales of the codes that this update writes."""
+        coded = [found for parameter, _ in self._by_size if (found := in_fp8(parameter)) is not None]
+        if coded:
+            following = [found.following_E for found in coded]
+            torch._foreach_copy_([found.codes.largest_E for found in coded], following)
+            torch._foreach_zero_(following)
 
     def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -54,18 +68,30 @@ class MasterAdamW(torch.optim.Optimizer):
         state["step"] = state["step"].cpu() + 1
         if self.clip_factor is None:
             self.clip_factor = torch.ones((), device=parameter.device)
-        holder = leaf(parameter)
-        _update_of(parameter)(
-            parameter, grad.contiguous(), state["exp_avg"], state["exp_avg_sq"],
-            None if holder is parameter else holder, self.clip_factor, step=int(state["step"]), lr=group["lr"],
-            betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
-        )  # fmt: skip
-        rewritten(parameter)
+        tensors = parameter, grad, state["exp_avg"], state["exp_avg_sq"]
+        settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        settings["step"] = int(state["step"])
+        coded = in_fp8(parameter)
+        if coded is None:
+            place = leaf(parameter)
+            _update_of(parameter)(*tensors, None if place is parameter else place, self.clip_factor, **settings)
+            return
+        from kaiyuan.model.kernels.adamw import update_coded
+
+        update_coded(*tensors, *coded, self.clip_factor, holder(parameter).dtype, **settings)
+        recoded(parameter)
+        state[LARGEST], state[FOLLOWING] = coded.codes.largest_E, coded.following_E
+
+    def resume_codes(self) -> None:
+        """Take what a checkpoint says of codes in fp8, so that they are made as they were."""
+        for parameter, state in self.state.items():
+            if LARGEST in state and hasattr(parameter, "compute_copy"):
+                parameter.compute_copy.saved = state[LARGEST], state[FOLLOWING]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                leaf(parameter).grad = parameter.grad = None
+                holder(parameter).grad = parameter.grad = None
 
 
 def _update_of(parameter: Tensor) -> Callable[..., None]:

@@ -19,7 +19,7 @@ KINDS = (
     ("attention", r"flash|fmha|sdpa|cudnn"),
     ("grouped products", r"GroupProblemShape|grouped"),
     ("products", r"gemm|nvjet|cutlass|xmma|splitK|aten::(mm|bmm|addmm|baddbmm)$"),
-    ("optimiser", r"_adamw_update|multi_tensor_apply|lpnorm|FusedAdam|_fused_adamw_"),
+    ("optimiser", r"_adamw_(update|coded)|multi_tensor_apply|lpnorm|FusedAdam|_fused_adamw_"),
     ("SwiGLU", r"_swiglu_|silu"),
     ("norms and RoPE", r"_norm_|rms_norm|RMSNorm|vector_norm|_RopeNorm"),
     ("rows to experts and back", r"_gather_rows|_combine_rows|indexFunc|vectorized_gather|"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kaiyuan.model.fused import on_gpu
-from kaiyuan.model.linear import leaf
+from kaiyuan.model.linear import holder
 from kaiyuan.model.routing import RouterStats, Seeds, mix_seed
 from kaiyuan.model.transformer import Transformer
 from kaiyuan.training.batch import Batch
@@ -73,8 +73,8 @@ class _StepGraph:
             self.graph, self.found = captured(lambda: passes(self.batch))
         finally:
             model.mode.seeds = None
-        holders = [holder for parameter in model.parameters() for holder in {parameter, leaf(parameter)}]
-        self.gradients = [(holder, holder.grad) for holder in holders if holder.grad is not None]
+        places = [place for parameter in model.parameters() for place in {parameter, holder(parameter)}]
+        self.gradients = [(place, place.grad) for place in places if place.grad is not None]
 
     def replay(self, batch: Batch) -> Found:
         """Gradients, metrics and statistics of ``batch``, where the capture left them; the next replay overwrites
@@ -83,8 +83,8 @@ class _StepGraph:
         self.batch.copy_(batch)
         self.seeds.copy_(_pinned(self._numbers(), self.seeds), non_blocking=True)
         self.graph.replay()
-        for holder, gradient in self.gradients:
-            holder.grad = gradient
+        for place, gradient in self.gradients:
+            place.grad = gradient
         return self.found
 
     def _numbers(self) -> list[Seeds]:

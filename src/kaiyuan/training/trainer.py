@@ -29,6 +29,7 @@ from kaiyuan.training.allocator import keep_freed_memory
 from kaiyuan.training.batch import Batch, BatchSource, Objective, RowSource
 from kaiyuan.training.fp8 import check_fp8
 from kaiyuan.training.guard import LossGuard
+from kaiyuan.training.master_adamw import MasterAdamW
 from kaiyuan.training.metrics import MetricsLog, router_metrics
 from kaiyuan.training.mfu import mfu
 from kaiyuan.training.optimizer import PAPER_RATIO, adamw, clip, set_lr
@@ -143,6 +144,8 @@ class Trainer:
         if state is not None:
             self.step, self.tokens = state["step"], state["tokens"]
             self.guard.restore(state["guard"])
+            if isinstance(self.optimizer, MasterAdamW):
+                self.optimizer.resume_codes()
             say(f"{self.label}: goes on from step {self.step} of {self.settings.steps}")
 
     def _load_alone(self) -> dict[str, Any] | None:

@@ -50,6 +50,8 @@ class Codes(NamedTuple):
     """float32; one number for each matrix, repeated as products with ``codes`` want it."""
     scale_EI: Tensor
     """The same for products with ``turned``."""
+    largest_E: Tensor
+    """float32; the largest absolute number of each matrix, from which the scales were taken."""
 
 
 @triton.jit
@@ -120,6 +122,27 @@ def room(count: int, size: int, like: Tensor) -> Rows:
 
 
 @triton.jit
+def tile_places(TILE: tl.constexpr):
+    """The matrix and the outputs and inputs that a program of a grid (inputs, outputs, E) of tiles has."""
+    o, i = tl.program_id(1) * TILE + tl.arange(0, TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
+    return tl.program_id(2).to(tl.int64), o, i
+
+
+@triton.jit
+def encode_tile(value, largest, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs, TILE: tl.constexpr):
+    """Codes of a program's tile, as they are and turned; tiles at the first edges write the matrix's scales."""
+    scale, first = scale_of(largest), matrix * outputs * inputs
+    if tl.program_id(0) == 0:
+        tl.store(scale_o + matrix * outputs + o, tl.zeros((TILE,), tl.float32) + scale, o < outputs)
+    if tl.program_id(1) == 0:
+        tl.store(scale_i + matrix * inputs + i, tl.zeros((TILE,), tl.float32) + scale, i < inputs)
+    places, inside = o[:, None] * inputs + i[None, :], (o < outputs)[:, None] & (i < inputs)[None, :]
+    tl.store(codes + first + places, code(value.to(tl.float32), scale), inside)
+    places, inside = i[:, None] * outputs + o[None, :], (i < inputs)[:, None] & (o < outputs)[None, :]
+    tl.store(turned + first + places, code(tl.trans(value).to(tl.float32), scale), inside)
+
+
+@triton.jit
 def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     matrix, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     most = tl.zeros((BLOCK,), tl.float32)
@@ -131,26 +154,18 @@ def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.const
 
 @triton.jit
 def _codes_kernel(
-    weight, parts, codes, turned, scale_o, scale_i, outputs, inputs, PARTS: tl.constexpr, TILE: tl.constexpr
+    weight, largest, codes, turned, scale_o, scale_i, outputs, inputs, TILE: tl.constexpr
 ):  # fmt: skip
-    matrix = tl.program_id(2).to(tl.int64)
-    o = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    i = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    first = matrix * outputs * inputs
-    scale = scale_of(tl.max(tl.load(parts + matrix * PARTS + tl.arange(0, PARTS)), 0))
-    if tl.program_id(1) == 0:
-        tl.store(scale_o + matrix * outputs + o, tl.zeros((TILE,), tl.float32) + scale, o < outputs)
-    if tl.program_id(0) == 0:
-        tl.store(scale_i + matrix * inputs + i, tl.zeros((TILE,), tl.float32) + scale, i < inputs)
-    places, inside = o[:, None] * inputs + i[None, :], (o < outputs)[:, None] & (i < inputs)[None, :]
-    value = tl.load(weight + first + places, inside, 0.0)
-    tl.store(codes + first + places, code(value.to(tl.float32), scale), inside)
-    places, inside = i[:, None] * outputs + o[None, :], (i < inputs)[:, None] & (o < outputs)[None, :]
-    tl.store(turned + first + places, code(tl.trans(value).to(tl.float32), scale), inside)
+    matrix, o, i = tile_places(TILE)
+    inside = (o < outputs)[:, None] & (i < inputs)[None, :]
+    value = tl.load(weight + matrix * outputs * inputs + o[:, None] * inputs + i[None, :], inside, 0.0)
+    most = tl.load(largest + matrix)
+    encode_tile(value, most, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs, TILE)
 
 
-def codes_of(weight: Tensor, into: Codes | None = None) -> Codes:
-    """The matrices of ``weight`` (E, O, I) or (O, I) in fp8, written over ``into`` if it is given.
+def codes_of(weight: Tensor, into: Codes | None = None, largest_E: Tensor | None = None) -> Codes:
+    """The matrices of ``weight`` (E, O, I) or (O, I) in fp8, written over ``into`` if it is given. ``largest_E`` takes
+    the place of their largest numbers; what is larger than that is cut off.
 
     Triton 3.6 puts some codes of a float32 tile in wrong places on a GPU, so it must be bfloat16 there.
     """
@@ -159,15 +174,23 @@ def codes_of(weight: Tensor, into: Codes | None = None) -> Codes:
     weight_EOI = weight.detach() if weight.dim() == 3 else weight.detach()[None]
     experts, outputs, inputs = weight_EOI.shape
     if into is None:
-        turned = weight.new_empty(experts, inputs, outputs, dtype=E4M3)
-        scales = (weight.new_empty(experts, size, dtype=torch.float32) for size in (outputs, inputs))
-        into = Codes(torch.empty_like(weight_EOI, dtype=E4M3), turned, *scales)
-    programs = triton.next_power_of_2(triton.cdiv(_PROGRAMS, experts))
-    parts = weight.new_empty(experts, programs, dtype=torch.float32)
-    _largest_kernel[experts, programs](
-        weight_EOI, parts, outputs * inputs, PARTS=programs, BLOCK=8192, num_warps=8
-    )  # fmt: skip
-    _codes_kernel[triton.cdiv(outputs, _TILE), triton.cdiv(inputs, _TILE), experts](
-        weight_EOI, parts, *into, outputs, inputs, PARTS=programs, TILE=_TILE, num_warps=8
+        codes, turned = (
+            weight.new_empty(experts, *size, dtype=E4M3) for size in ((outputs, inputs), (inputs, outputs))
+        )
+        numbers = (weight.new_empty(experts, size, dtype=torch.float32) for size in (outputs, inputs, 1))
+        scale_EO, scale_EI, largest = numbers
+        into = Codes(codes, turned, scale_EO, scale_EI, largest[:, 0])
+    into.largest_E.copy_(_largest(weight_EOI) if largest_E is None else largest_E)
+    _codes_kernel[triton.cdiv(inputs, _TILE), triton.cdiv(outputs, _TILE), experts](
+        weight_EOI, into.largest_E, *into[:4], outputs, inputs, TILE=_TILE, num_warps=8
     )  # fmt: skip
     return into
+
+
+def _largest(weight_EOI: Tensor) -> Tensor:
+    """float32 (E,)."""
+    experts, numbers = len(weight_EOI), weight_EOI[0].numel()
+    programs = triton.next_power_of_2(triton.cdiv(_PROGRAMS, experts))
+    parts = weight_EOI.new_empty(experts, programs, dtype=torch.float32)
+    _largest_kernel[experts, programs](weight_EOI, parts, numbers, PARTS=programs, BLOCK=8192, num_warps=8)
+    return parts.amax(1)
