@@ -164,17 +164,19 @@ def test_an_update_that_writes_codes_is_one_that_does_not_and_codes_of_what_it_m
     plain, coded = ([weight.clone(), *(x.clone() for x in first[1:])] for _ in range(2))
     copy, factor = torch.empty_like(weight, dtype=SHORT), torch.tensor(0.37, device=DEVICE)
     codes = fp8.codes_of(weight.to(SHORT))
+    following = codes.largest_E.clone()
     for step in (1, 2):
-        before = codes.largest_E.clone() if step == 1 else following.clone()  # noqa: F821
-        codes.largest_E.copy_(before)
-        following = torch.zeros_like(before)
+        codes.largest_E.copy_(following)
+        before, following = following, torch.zeros_like(following)
         grad = random(*shape, seed=step, dtype=SHORT)
         settings = {"step": step, "lr": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
         adamw.update(plain[0], grad, *plain[1:], copy, factor, **settings)  # type: ignore[arg-type]
         adamw.update_coded(coded[0], grad, *coded[1:], codes, following, factor, SHORT, **settings)  # type: ignore[arg-type]
-        assert all(torch.equal(one, other) for one, other in zip(plain, coded, strict=True))
-        expected = fp8.codes_of(copy, largest_E=before)
+        for one, other in zip(plain, coded, strict=True):  # a GPU may fuse a product and a sum in one of them alone
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+        made = coded[0].to(SHORT)
+        expected = fp8.codes_of(made, largest_E=before)
         for one, other in zip(codes, expected, strict=True):
             assert torch.equal(one.float(), other.float())
-        assert torch.equal(following, copy.float().abs().flatten(-2).amax(-1).view(-1))
+        assert torch.equal(following, made.float().abs().flatten(-2).amax(-1).view(-1))
     assert not torch.equal(following, before)

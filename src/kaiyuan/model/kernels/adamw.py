@@ -13,7 +13,8 @@ from torch import Tensor
 
 from kaiyuan.model.kernels.fp8 import Codes, encode_tile, tile_places
 
-_TILE = 64
+_OUTPUTS, _INPUTS, _WARPS = 64, 64, 8
+"""A program's tile of a weight that it updates and codes."""
 _SHORT = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -51,9 +52,10 @@ def _adamw_update(
 @triton.jit
 def _adamw_coded(
     master, grad, mean, square, codes, turned, scale_o, scale_i, largest, following, factor, outputs, inputs,
-    lr, beta1, beta2, eps, decay, correction1, correction2, SHORT: tl.constexpr, TILE: tl.constexpr,
+    lr, beta1, beta2, eps, decay, correction1, correction2, SHORT: tl.constexpr,
+    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    matrix, o, i = tile_places(TILE)
+    matrix, o, i = tile_places(OUTPUTS, INPUTS)
     inside = (o < outputs)[:, None] & (i < inputs)[None, :]
     at = matrix * outputs * inputs + o[:, None] * inputs + i[None, :]
     p = _step(
@@ -61,7 +63,7 @@ def _adamw_coded(
     ).to(SHORT)  # fmt: skip
     tl.atomic_max(following + matrix, tl.max(tl.max(tl.where(inside, tl.abs(p.to(tl.float32)), 0.0), 0), 0))
     most = tl.load(largest + matrix)
-    encode_tile(p, most, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs, TILE)
+    encode_tile(p, most, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs)
 
 
 def update(
@@ -85,7 +87,8 @@ def update_coded(
     numbers of the new weights: scales of the next update, so that a weight is read and written once.
     """
     experts, outputs, inputs = codes.codes.shape
-    _adamw_coded[triton.cdiv(inputs, _TILE), triton.cdiv(outputs, _TILE), experts](
+    _adamw_coded[triton.cdiv(inputs, _INPUTS), triton.cdiv(outputs, _OUTPUTS), experts](
         master, grad, mean, square, *codes, following_E, factor, outputs, inputs, lr, *betas, eps, weight_decay,
-        1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, SHORT=_SHORT[short], TILE=_TILE, num_warps=8,
+        1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, SHORT=_SHORT[short],
+        OUTPUTS=_OUTPUTS, INPUTS=_INPUTS, num_warps=_WARPS,
     )  # fmt: skip

@@ -122,20 +122,20 @@ def room(count: int, size: int, like: Tensor) -> Rows:
 
 
 @triton.jit
-def tile_places(TILE: tl.constexpr):
+def tile_places(OUTPUTS: tl.constexpr, INPUTS: tl.constexpr):
     """The matrix and the outputs and inputs that a program of a grid (inputs, outputs, E) of tiles has."""
-    o, i = tl.program_id(1) * TILE + tl.arange(0, TILE), tl.program_id(0) * TILE + tl.arange(0, TILE)
+    o, i = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS), tl.program_id(0) * INPUTS + tl.arange(0, INPUTS)
     return tl.program_id(2).to(tl.int64), o, i
 
 
 @triton.jit
-def encode_tile(value, largest, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs, TILE: tl.constexpr):
+def encode_tile(value, largest, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs):
     """Codes of a program's tile, as they are and turned; tiles at the first edges write the matrix's scales."""
     scale, first = scale_of(largest), matrix * outputs * inputs
     if tl.program_id(0) == 0:
-        tl.store(scale_o + matrix * outputs + o, tl.zeros((TILE,), tl.float32) + scale, o < outputs)
+        tl.store(scale_o + matrix * outputs + o, tl.zeros_like(o).to(tl.float32) + scale, o < outputs)
     if tl.program_id(1) == 0:
-        tl.store(scale_i + matrix * inputs + i, tl.zeros((TILE,), tl.float32) + scale, i < inputs)
+        tl.store(scale_i + matrix * inputs + i, tl.zeros_like(i).to(tl.float32) + scale, i < inputs)
     places, inside = o[:, None] * inputs + i[None, :], (o < outputs)[:, None] & (i < inputs)[None, :]
     tl.store(codes + first + places, code(value.to(tl.float32), scale), inside)
     places, inside = i[:, None] * outputs + o[None, :], (i < inputs)[:, None] & (o < outputs)[None, :]
@@ -154,13 +154,13 @@ def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.const
 
 @triton.jit
 def _codes_kernel(
-    weight, largest, codes, turned, scale_o, scale_i, outputs, inputs, TILE: tl.constexpr
+    weight, largest, codes, turned, scale_o, scale_i, outputs, inputs, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr
 ):  # fmt: skip
-    matrix, o, i = tile_places(TILE)
+    matrix, o, i = tile_places(OUTPUTS, INPUTS)
     inside = (o < outputs)[:, None] & (i < inputs)[None, :]
     value = tl.load(weight + matrix * outputs * inputs + o[:, None] * inputs + i[None, :], inside, 0.0)
     most = tl.load(largest + matrix)
-    encode_tile(value, most, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs, TILE)
+    encode_tile(value, most, codes, turned, scale_o, scale_i, matrix, o, i, outputs, inputs)
 
 
 def codes_of(weight: Tensor, into: Codes | None = None, largest_E: Tensor | None = None) -> Codes:
@@ -182,7 +182,7 @@ def codes_of(weight: Tensor, into: Codes | None = None, largest_E: Tensor | None
         into = Codes(codes, turned, scale_EO, scale_EI, largest[:, 0])
     into.largest_E.copy_(_largest(weight_EOI) if largest_E is None else largest_E)
     _codes_kernel[triton.cdiv(inputs, _TILE), triton.cdiv(outputs, _TILE), experts](
-        weight_EOI, into.largest_E, *into[:4], outputs, inputs, TILE=_TILE, num_warps=8
+        weight_EOI, into.largest_E, *into[:4], outputs, inputs, OUTPUTS=_TILE, INPUTS=_TILE, num_warps=8
     )  # fmt: skip
     return into
 
