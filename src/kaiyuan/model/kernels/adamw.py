@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kaiyuan.model.kernels.fp8 import Codes, encode_tile, tile_places
 
-_OUTPUTS, _INPUTS, _WARPS = 64, 64, 8
+_OUTPUTS, _INPUTS, _WARPS = 32, 64, 8
 """A program's tile of a weight that it updates and codes."""
 _SHORT = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
