@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kaiyuan.model.loss import cross_entropy_sum, target_log_probs
+from kaiyuan.model.loss import _add_gradients, cross_entropy_sum, target_log_probs
 
 ROWS, HIDDEN, WORDS = 13, 10, 37
 
@@ -128,6 +128,26 @@ def test_bfloat16_features_give_nearly_the_exact_loss_and_float32_gradients_of_t
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32]
     for one, other in zip(gradients, torch.autograd.grad(expected, exact[:2]), strict=True):
         assert float((one.float() - other).norm() / other.norm()) < 0.02
+
+
+def test_a_gpu_adds_to_the_gradient_of_the_head_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is rounded to bfloat16 on the way. Without a GPU a stand-in takes the place of its product."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    grads, features = random(2, 300, WORDS, seed=3).bfloat16(), random(2, 300, HIDDEN, seed=4).bfloat16()
+    found = torch.ones(WORDS, HIDDEN, device=device)
+    expected = 1 + torch.einsum("bnv,bnd->vd", grads.double(), features.double()).float()
+
+    def addmm(sum_VD: Tensor, left: Tensor, right: Tensor, *, out_dtype: torch.dtype, out: Tensor) -> Tensor:
+        assert out is sum_VD and out_dtype == torch.float32
+        return out.add_(left.float() @ right.float())
+
+    if device == "cpu":
+        monkeypatch.setattr(torch, "addmm", addmm)
+        monkeypatch.setattr(Tensor, "is_cuda", True)
+    for grad_NV, x_ND in zip(grads.to(device), features.to(device), strict=True):
+        _add_gradients(grad_NV, x_ND, found, None, found)
+    monkeypatch.undo()
+    assert float((found.cpu() - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_no_rows_cost_nothing() -> None:

@@ -79,7 +79,13 @@ def _add_gradients(
     """From a block's logits to its features, and added to the head."""
     if grad_x_ND is not None:
         torch.mm(grad_NV, head_VD, out=grad_x_ND)
-    if grad_head_VD is not None:
+    if grad_head_VD is None:
+        return
+    if grad_head_VD.is_cuda and not hasattr(x_ND, "placements") and x_ND.dtype in (torch.bfloat16, torch.float16):
+        # A library's product that adds to float32: no pass for the sum, and no rounding of what is added. There is
+        # none on a CPU, nor for fake tensors that stand for a GPU's.
+        torch.addmm(grad_head_VD, grad_NV.t(), x_ND, out_dtype=torch.float32, out=grad_head_VD)
+    else:
         grad_head_VD += grad_NV.t() @ x_ND
 
 
