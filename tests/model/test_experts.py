@@ -79,6 +79,20 @@ def test_loop_and_padded_batch_equal_the_reference(case: str, padded: bool, monk
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["top 1", "top 3, some dropped"])
+def test_a_residual_stream_is_added_last_and_changes_no_bit_of_the_rest(case: str) -> None:
+    top_k, routing = CASES[case]
+    made, x = layer(), tokens(torch.bfloat16)
+    base, residual = (torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(seed)).bfloat16()
+                      .requires_grad_() for seed in (5, 6))  # fmt: skip
+    given = [x, base, residual, made.gate_up, made.down]
+    found = made(x, Dispatch(routing, EXPERTS, top_k), base, residual)
+    expected = residual + made(x, Dispatch(routing, EXPERTS, top_k), base)
+    assert torch.equal(found, expected)
+    gradients = (torch.autograd.grad(out, given, torch.ones_like(out)) for out in (found, expected))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
 def test_padding_pays_for_small_matrices_with_like_loads_alone() -> None:
     made = layer()
     assert made._pays_to_pad([8, 8, 7, 7])

@@ -141,14 +141,18 @@ def test_experts_and_their_sum(case: str, recompute: bool) -> None:
     dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
     inputs = [
         random(tokens, size, dtype=dtype), random(tokens, size, dtype=dtype, seed=5),
+        random(tokens, size, dtype=dtype, seed=6),
         random(experts, 2 * width, size, dtype=dtype), random(experts, size, width, dtype=dtype), found.weight_N,
     ]  # fmt: skip
     places = Dispatch(found, experts, top_k).places()
 
-    def plain(x: Tensor, base: Tensor, gate_up: Tensor, down: Tensor, weight_N: Tensor) -> Tensor:
-        return base + experts_reference(x, found._replace(weight_N=weight_N), top_k, gate_up, down)
+    def plain(x: Tensor, base: Tensor, residual: Tensor, gate_up: Tensor, down: Tensor, weight_N: Tensor) -> Tensor:
+        return residual + base + experts_reference(x, found._replace(weight_N=weight_N), top_k, gate_up, down)
 
-    compare(lambda *given: feed_forward.grouped(*given, places, recompute), plain, *inputs)  # type: ignore[arg-type]
+    def by_kernels(x: Tensor, base: Tensor, residual: Tensor, *weights: Tensor) -> Tensor:
+        return feed_forward.grouped(x, base, *weights, places, recompute, residual_TD=residual)  # type: ignore[misc]
+
+    compare(by_kernels, plain, *inputs)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -168,6 +172,16 @@ def test_rows_are_gathered_and_combined() -> None:
                             for pair in place_N.view(-1, 2).tolist()])  # fmt: skip
     torch.testing.assert_close(rows.combine(sorted_ND, None, place_N, kept, 2), expected)
     torch.testing.assert_close(rows.combine(sorted_ND, x, place_N, kept, 2), expected + x)
+    torch.testing.assert_close(rows.combine(sorted_ND, x, place_N, kept, 2, 3 * x), expected + 4 * x)
+    torch.testing.assert_close(rows.combine(sorted_ND, None, place_N, kept, 2, x), expected + x)
+
+
+def test_the_residual_stream_is_added_before_anything_is_rounded() -> None:
+    row, base, residual = (random(9, 40, dtype=SHORT, seed=seed) for seed in range(3))
+    kept, place_N = torch.tensor([9], dtype=torch.int32, device=DEVICE), torch.arange(9, device=DEVICE)
+    found = rows.combine(row, base, place_N, kept, 1, residual)
+    assert torch.equal(found, (base.float() + row.float() + residual.float()).to(SHORT))
+    assert not torch.equal(found, residual + rows.combine(row, base, place_N, kept, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -208,35 +208,45 @@ def grouped_swiglu(x_ND: Tensor, gate_up_EHD: Tensor, down_EDF: Tensor, ends_E: 
     return F.grouped_mm(swiglu(hidden_NH), down_EDF.transpose(1, 2), offs=offsets_E)
 
 
+def _takes_groups(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 or not is_gpu(x)
+
+
 class Experts(_FeedForward):
     """The specialised experts of one layer, stacked: ``gate_up`` (E, 2F, D), gate first, and ``down`` (E, D, F)."""
+
+    trainable = True
+    """False where weights are kept in forms for inference."""
 
     def __init__(self, num_experts: int, hidden_size: int, width: int) -> None:
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(num_experts, 2 * width, hidden_size))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, width))
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None, residual_TD: Tensor | None = None
+    ) -> Tensor:
         """``base_TD`` (0 without it) plus the weighted sum over each token's experts, (T, D); a token that no expert
-        computes gets nothing.
+        computes gets nothing. ``residual_TD`` is added to that if it is given: by kernels in the same pass.
         """
-        takes_groups = x_TD.dtype == torch.bfloat16 or not is_gpu(x_TD)
-        if fused(x_TD) and takes_groups:
+        if self.trainable and fused(x_TD) and _takes_groups(x_TD):
             from kaiyuan.model.kernels.feed_forward import grouped
 
             gate_up, down, in_fp8 = self._weights(x_TD, self.gate_up, self.down)
             weight_N, places = dispatch.routing.weight_N, dispatch.places()
-            return grouped(x_TD, base_TD, gate_up, down, weight_N, places, self.recompute, in_fp8)
-        if is_gpu(x_TD) and takes_groups:
-            out_ND = self.grouped(x_TD[dispatch.token_N], dispatch)
-        else:
-            counts = dispatch.counts_E.tolist()
-            if not torch.is_grad_enabled():
-                compute = self.directly
-            else:
-                compute = self.batched if self._pays_to_pad(counts) else self.looped
-            out_ND = compute(x_TD[dispatch.token_N], counts)
-        return self.combined(out_ND, x_TD, dispatch, base_TD)
+            return grouped(x_TD, base_TD, gate_up, down, weight_N, places, self.recompute, in_fp8, residual_TD)
+        out_TD = self.combined(self.computed(x_TD, dispatch), x_TD, dispatch, base_TD)
+        return out_TD if residual_TD is None else residual_TD + out_TD
+
+    def computed(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        """What its expert makes of each assignment's token, (N, D) in the order of ``dispatch``; without kernels."""
+        x_ND = x_TD[dispatch.token_N]
+        if is_gpu(x_TD) and _takes_groups(x_TD):
+            return self.grouped(x_ND, dispatch)
+        counts = dispatch.counts_E.tolist()
+        if not torch.is_grad_enabled():
+            return self.directly(x_ND, counts)
+        return self.batched(x_ND, counts) if self._pays_to_pad(counts) else self.looped(x_ND, counts)
 
     @staticmethod
     def combined(out_ND: Tensor, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:

@@ -47,15 +47,16 @@ class PackedLinear(nn.Module):
 class PackedExperts(Experts):
     """Takes the place of ``Experts``; for inference in bfloat16 only."""
 
+    trainable = False
+
     def __init__(self, experts: Experts) -> None:
         nn.Module.__init__(self)
         self._packed = {
             name: [_pack(weight) for weight in getattr(experts, name).detach()] for name in ("gate_up", "down")
         }
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
-        out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
-        return self.combined(out_ND, x_TD, dispatch, base_TD)
+    def computed(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        return self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
         return _product(x_ND, self._packed[which][expert])

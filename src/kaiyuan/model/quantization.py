@@ -127,6 +127,8 @@ class QuantizedLinear(nn.Module):
 class QuantizedExperts(Experts):
     """Takes the place of ``Experts``; for inference only."""
 
+    trainable = False
+
     def __init__(self, experts: Experts, scheme: Scheme) -> None:
         nn.Module.__init__(self)
         for name in ("gate_up", "down"):
@@ -134,12 +136,10 @@ class QuantizedExperts(Experts):
             self.register_buffer(name, torch.stack([codes for codes, _ in coded]))
             self.register_buffer(f"{name}_scale", torch.stack([scale for _, scale in coded]))
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
+    def computed(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
         if self._multiplies_groups(x_TD):
-            out_ND = self.in_groups(x_TD, dispatch)
-        else:
-            out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
-        return self.combined(out_ND, x_TD, dispatch, base_TD)
+            return self.in_groups(x_TD, dispatch)
+        return self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
 
     def _multiplies_groups(self, x: Tensor) -> bool:
         """Whether this GPU multiplies groups of rows in fp8: Hopper, in PyTorch 2.11."""

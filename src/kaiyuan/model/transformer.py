@@ -60,8 +60,12 @@ class MoE(nn.Module):
         self.shared = SharedExpert(config.hidden_size, layer.shared_size) if layer.shared_size else None
         self.experts = Experts(layer.num_experts, config.hidden_size, layer.expert_size)
 
-    def forward(self, x_BTD: Tensor, mode: TrainingMode, *again: Tensor) -> tuple[Tensor, RouterStats | None]:
-        """``again`` may hold ``x`` two more times, for uses that add up their gradients elsewhere (RMSNorm.beside)."""
+    def forward(
+        self, x_BTD: Tensor, mode: TrainingMode, *again: Tensor, residual_BTD: Tensor | None = None
+    ) -> tuple[Tensor, RouterStats | None]:
+        """``residual`` is added to the output if it is given. ``again`` may hold ``x`` two more times, for uses that
+        add up their gradients elsewhere (RMSNorm.beside).
+        """
         x_TD, routed_TD, shared_TD = (x.flatten(0, 1) for x in (x_BTD, *(again or (x_BTD, x_BTD))))
         logits_TE = self.router(x_TD)
         # Before the routing: its many small operations are handed to a GPU while that multiplies.
@@ -70,7 +74,8 @@ class MoE(nn.Module):
         policy = mode.routing if self.training else DROPLESS
         seed = mode.seed_of(self.index) if self.training else 0
         routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
-        out_TD = self.experts(routed_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_out_TD)
+        residual_TD = None if residual_BTD is None else residual_BTD.flatten(0, 1)
+        out_TD = self.experts(routed_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_out_TD, residual_TD)
         stats = router_stats(logits_TE, probs_TE, routing) if self.training else None
         return out_TD.view_as(x_BTD), stats
 
@@ -88,12 +93,15 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, shared: KeyValue | None, context: Context, mode: TrainingMode
     ) -> tuple[Tensor, KeyValue, RouterStats | None]:
+        dropout = mode.hidden_dropout if self.training else 0.0
         x_BTD, normed_BTD, *again = self.attention_norm.beside(x_BTD, uses=self.attention.uses)
         attended_BTD, shared = self.attention(normed_BTD, shared, context, *again)
-        attended_BTD = F.dropout(attended_BTD, mode.hidden_dropout, self.training)
-        x_BTD, normed_BTD, *again = self.moe_norm.beside(x_BTD, attended_BTD, uses=3)
-        computed_BTD, stats = self.moe(normed_BTD, mode, *again)
-        return x_BTD + F.dropout(computed_BTD, mode.hidden_dropout, self.training), shared, stats
+        x_BTD, normed_BTD, *again = self.moe_norm.beside(x_BTD, F.dropout(attended_BTD, dropout), uses=3)
+        if dropout:
+            computed_BTD, stats = self.moe(normed_BTD, mode, *again)
+            return x_BTD + F.dropout(computed_BTD, dropout), shared, stats
+        x_BTD, stats = self.moe(normed_BTD, mode, *again, residual_BTD=x_BTD)  # the sum costs no pass of its own
+        return x_BTD, shared, stats
 
 
 class Features(NamedTuple):

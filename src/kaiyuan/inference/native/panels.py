@@ -120,6 +120,8 @@ class PanelGateUp(nn.Module):
 class PanelExperts(Experts):
     """Takes the place of ``Experts``; for inference only."""
 
+    trainable = False
+
     def __init__(self, arena: Arena, experts: Experts) -> None:
         nn.Module.__init__(self)
         scales: list[Tensor | None] = [None, None]
@@ -130,9 +132,8 @@ class PanelExperts(Experts):
         self.up = [PanelGateUp(arena, weight, scale) for weight, scale in zip(gate_up, each[0], strict=True)]
         self.low = [Panels(arena, weight, scale) for weight, scale in zip(down, each[1], strict=True)]
 
-    def forward(self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None) -> Tensor:
-        out_ND = self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
-        return self.combined(out_ND, x_TD, dispatch, base_TD)
+    def computed(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
+        return self.directly(x_TD[dispatch.token_N], dispatch.counts_E.tolist())
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:
         return self.up[expert](x_ND) if which == "gate_up" else self.low[expert](x_ND)

@@ -71,8 +71,8 @@ class _Dense(torch.autograd.Function):
 class _Grouped(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, base_TD: Tensor | None, gate_up_EHD: Tensor, down_EDF: Tensor, weight_N: Tensor,
-        places: Places, codes: BothCodes, recompute: bool,
+        ctx: Any, x_TD: Tensor, base_TD: Tensor | None, residual_TD: Tensor | None, gate_up_EHD: Tensor,
+        down_EDF: Tensor, weight_N: Tensor, places: Places, codes: BothCodes, recompute: bool,
     ) -> Tensor:  # fmt: skip
         gate_up, down = _weights(gate_up_EHD, down_EDF, codes)
         weight_N = weight_N[places.order_N].float()
@@ -82,8 +82,8 @@ class _Grouped(torch.autograd.Function):
         ctx.save_for_backward(
             x_TD, gate_up_EHD, down_EDF, weight_N, *places[:4], *(() if recompute else (hidden_NH, act_NF))
         )
-        ctx.top_k, ctx.base, ctx.codes = places.top_k, base_TD is not None, codes
-        return rows.combine(out_ND, base_TD, places.place_N, places.kept, places.top_k)
+        ctx.top_k, ctx.added, ctx.codes = places.top_k, (base_TD is not None, residual_TD is not None), codes
+        return rows.combine(out_ND, base_TD, places.place_N, places.kept, places.top_k, residual_TD)
 
     @staticmethod
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,8 +104,8 @@ class _Grouped(torch.autograd.Function):
         x_ND = rows.gather(x_TD, token_N, places.kept)
         grad_gate_up = F.grouped_mm(grad_hidden_NH.t(), x_ND, offs=ends_E)
         assert grad_weight_N is not None
-        grad_base_TD = grad_TD if ctx.base else None
-        return grad_x_TD, grad_base_TD, grad_gate_up, grad_down, grad_weight_N[place_N], None, None, None
+        of_added = (grad_TD if added else None for added in ctx.added)
+        return grad_x_TD, *of_added, grad_gate_up, grad_down, grad_weight_N[place_N], None, None, None
 
 
 def _weights(gate_up: Tensor, down: Tensor, codes: BothCodes) -> tuple[Weight, Weight]:
@@ -143,7 +143,10 @@ def dense(
 
 def grouped(
     x_TD: Tensor, base_TD: Tensor | None, gate_up_EHD: Tensor, down_EDF: Tensor, weight_N: Tensor, places: Places,
-    recompute: bool = False, codes: BothCodes = None,
+    recompute: bool = False, codes: BothCodes = None, residual_TD: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """``base`` plus each token's weighted sum of its experts' outputs, (T, D). Weights in the dtype of ``x_TD``."""
-    return _Grouped.apply(x_TD, base_TD, gate_up_EHD, down_EDF, weight_N, places, codes, recompute)
+    """``base`` plus each token's weighted sum of its experts' outputs, plus ``residual``: (T, D). Weights in the dtype
+    of ``x_TD``.
+    """
+    residual_TD = None if residual_TD is None else residual_TD.contiguous()
+    return _Grouped.apply(x_TD, base_TD, residual_TD, gate_up_EHD, down_EDF, weight_N, places, codes, recompute)

@@ -50,8 +50,11 @@ class ParallelMoE:
     def __init__(self, moe: MoE, tokens: Tokens) -> None:
         self.moe, self.tokens = moe, tokens
 
-    def forward(self, x_BTD: Tensor, mode: TrainingMode, *_: Tensor) -> tuple[Tensor, RouterStats | None]:
+    def forward(
+        self, x_BTD: Tensor, mode: TrainingMode, *_: Tensor, residual_BTD: Tensor | None = None
+    ) -> tuple[Tensor, RouterStats | None]:
         moe, x_TD = self.moe, x_BTD.flatten(0, 1)
+        residual_TD = None if residual_BTD is None else residual_BTD.flatten(0, 1)
         logits_TE = moe.router(x_TD)
         shared_TD = None if moe.shared is None else moe.shared(x_TD)
         probs_TE = logits_TE.softmax(-1)
@@ -63,7 +66,7 @@ class ParallelMoE:
             seed = mix_seed(seed, self.tokens.mesh.tokens.rank())
             routing = route(probs_TE, moe.top_k, policy, seed=seed, renormalize=moe.renormalize)
             whole = Counts.of(routing, probs_TE.shape[1])
-        out_TD = self._compute(x_TD, routing, shared_TD)
+        out_TD = self._compute(x_TD, routing, shared_TD, residual_TD)
         stats = self._stats(logits_TE, probs_TE, whole) if moe.training else None
         return out_TD.view_as(x_BTD), stats
 
@@ -89,19 +92,22 @@ class ParallelMoE:
         routing = Routing(expert_N, weight_TK.flatten(), choice_N, recycled_N, whole.complete)
         return routing, Counts.of(whole, experts)
 
-    def _compute(self, x_TD: Tensor, routing: Routing, base_TD: Tensor | None) -> Tensor:
+    def _compute(
+        self, x_TD: Tensor, routing: Routing, base_TD: Tensor | None, residual_TD: Tensor | None
+    ) -> Tensor:  # fmt: skip
         moe, experts = self.moe, self.moe.router.weight.shape[0]
         ranks = self.tokens.layout.expert
         dispatch = Dispatch(routing, experts, moe.top_k)
         if ranks == 1:
-            return moe.experts(x_TD, dispatch, base_TD)
+            return moe.experts(x_TD, dispatch, base_TD, residual_TD)
         group = self.tokens.mesh.group("expert")
         received_PL, sent, received = exchanged_counts(dispatch, group)
         token_M = dispatch.token_N[: sum(sent)]
         arrived_MD = all_to_all(x_TD[token_M], sent, received, group)
         made_MD = all_to_all(_of_own_experts(moe.experts, arrived_MD, received_PL), received, sent, group)
         weighted_MD = made_MD * dispatch.weight_N[: sum(sent), None].to(made_MD.dtype)
-        return (torch.zeros_like(x_TD) if base_TD is None else base_TD).index_add(0, token_M, weighted_MD)
+        out_TD = (torch.zeros_like(x_TD) if base_TD is None else base_TD).index_add(0, token_M, weighted_MD)
+        return out_TD if residual_TD is None else residual_TD + out_TD
 
     def _stats(self, logits_TE: Tensor, probs_TE: Tensor, whole: Counts) -> RouterStats:
         experts, ranks = probs_TE.shape[1], self.tokens.mesh.token_ranks
