@@ -28,6 +28,7 @@ from kaiyuan.model.routing import Routing
 
 if TYPE_CHECKING:
     from kaiyuan.model.kernels.feed_forward import BothCodes, Places
+    from kaiyuan.model.kernels.fp8 import Rows
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -83,21 +84,29 @@ class _FeedForward(nn.Module):
         both = codes(gate_up, x.dtype), codes(down, x.dtype)
         return holder(gate_up).to(x.dtype), holder(down).to(x.dtype), both
 
+    def coded(self, x_TD: Tensor) -> Rows | None:
+        """``x`` in fp8 if products take it so: made once where several layers have the same input."""
+        if not (self.fp8 and fused(x_TD)):
+            return None
+        from kaiyuan.model.kernels.fp8 import rows_of
+
+        return rows_of(x_TD.contiguous())
+
 
 class SharedExpert(_FeedForward):
-    """The expert that every token passes through. (..., D) to (..., D)."""
+    """The expert that every token passes through. (..., D) to (..., D); ``coded`` may hold ``coded(x)``."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
         self.gate_up = Linear(hidden_size, 2 * width)
         self.down = Linear(width, hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, coded: Rows | None = None) -> Tensor:
         if fused(x) and isinstance(self.gate_up, Linear) and isinstance(self.down, Linear):
             from kaiyuan.model.kernels.feed_forward import dense
 
             gate_up, down, in_fp8 = self._weights(x, self.gate_up.weight, self.down.weight)
-            return dense(x, gate_up, down, self.recompute, in_fp8)
+            return dense(x, gate_up, down, self.recompute, in_fp8, coded)
         return self.down(swiglu(self.gate_up(x)))
 
 
@@ -224,17 +233,19 @@ class Experts(_FeedForward):
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, width))
 
     def forward(
-        self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None, residual_TD: Tensor | None = None
-    ) -> Tensor:
+        self, x_TD: Tensor, dispatch: Dispatch, base_TD: Tensor | None = None, residual_TD: Tensor | None = None,
+        coded: Rows | None = None,
+    ) -> Tensor:  # fmt: skip
         """``base_TD`` (0 without it) plus the weighted sum over each token's experts, (T, D); a token that no expert
-        computes gets nothing. ``residual_TD`` is added to that if it is given: by kernels in the same pass.
+        computes gets nothing. ``residual_TD`` is added to that if it is given: by kernels in the same pass. ``coded``
+        may hold ``coded(x)``.
         """
         if self.trainable and fused(x_TD) and _takes_groups(x_TD):
             from kaiyuan.model.kernels.feed_forward import grouped
 
             gate_up, down, in_fp8 = self._weights(x_TD, self.gate_up, self.down)
             weight_N, places = dispatch.routing.weight_N, dispatch.places()
-            return grouped(x_TD, base_TD, gate_up, down, weight_N, places, self.recompute, in_fp8, residual_TD)
+            return grouped(x_TD, base_TD, gate_up, down, weight_N, places, self.recompute, in_fp8, coded, residual_TD)
         out_TD = self.combined(self.computed(x_TD, dispatch), x_TD, dispatch, base_TD)
         return out_TD if residual_TD is None else residual_TD + out_TD
 

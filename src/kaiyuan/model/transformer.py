@@ -68,14 +68,16 @@ class MoE(nn.Module):
         """
         x_TD, routed_TD, shared_TD = (x.flatten(0, 1) for x in (x_BTD, *(again or (x_BTD, x_BTD))))
         logits_TE = self.router(x_TD)
+        coded = self.experts.coded(x_TD)
         # Before the routing: its many small operations are handed to a GPU while that multiplies.
-        shared_out_TD = None if self.shared is None else self.shared(shared_TD)
+        shared_out_TD = None if self.shared is None else self.shared(shared_TD, coded)
         probs_TE = logits_TE.softmax(-1)
         policy = mode.routing if self.training else DROPLESS
         seed = mode.seed_of(self.index) if self.training else 0
         routing = route(probs_TE, self.top_k, policy, seed=seed, renormalize=self.renormalize)
         residual_TD = None if residual_BTD is None else residual_BTD.flatten(0, 1)
-        out_TD = self.experts(routed_TD, Dispatch(routing, probs_TE.shape[1], self.top_k), shared_out_TD, residual_TD)
+        dispatch = Dispatch(routing, probs_TE.shape[1], self.top_k)
+        out_TD = self.experts(routed_TD, dispatch, shared_out_TD, residual_TD, coded)
         stats = router_stats(logits_TE, probs_TE, routing) if self.training else None
         return out_TD.view_as(x_BTD), stats
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kaiyuan.model.kernels import fp8, rows, swiglu
-from kaiyuan.model.kernels.fp8 import Codes
+from kaiyuan.model.kernels.fp8 import Codes, Rows
 from kaiyuan.model.kernels.matrices import Operand, Weight, backwards, forwards, operand
 
 
@@ -46,10 +46,11 @@ BothCodes: TypeAlias = tuple[Codes, Codes] | None
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, gate_up_HD: Tensor, down_DF: Tensor, codes: BothCodes, recompute: bool
+        ctx: Any, x_TD: Tensor, gate_up_HD: Tensor, down_DF: Tensor, codes: BothCodes, coded: Rows | None,
+        recompute: bool,
     ) -> Tensor:  # fmt: skip
         gate_up, down = _weights(gate_up_HD, down_DF, codes)
-        hidden_TH = forwards(operand(x_TD, gate_up), gate_up)
+        hidden_TH = forwards(coded or operand(x_TD, gate_up), gate_up)
         act_TF, inner = _activated(hidden_TH, down)
         ctx.save_for_backward(x_TD, gate_up_HD, down_DF, *(() if recompute else (hidden_TH, act_TF)))
         ctx.codes = codes
@@ -65,18 +66,18 @@ class _Dense(torch.autograd.Function):
         grad_act_TF = backwards(operand(grad_TD.contiguous(), down), down)
         grad_hidden_TH, _, coded = swiglu.backward(grad_act_TF, hidden_TH, coded=ctx.codes is not None)
         del grad_act_TF, hidden_TH, act_TF, kept
-        return backwards(coded or grad_hidden_TH, gate_up), grad_hidden_TH.t() @ x_TD, grad_down, None, None
+        return backwards(coded or grad_hidden_TH, gate_up), grad_hidden_TH.t() @ x_TD, grad_down, None, None, None
 
 
 class _Grouped(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_TD: Tensor, base_TD: Tensor | None, residual_TD: Tensor | None, gate_up_EHD: Tensor,
-        down_EDF: Tensor, weight_N: Tensor, places: Places, codes: BothCodes, recompute: bool,
+        down_EDF: Tensor, weight_N: Tensor, places: Places, codes: BothCodes, coded: Rows | None, recompute: bool,
     ) -> Tensor:  # fmt: skip
         gate_up, down = _weights(gate_up_EHD, down_EDF, codes)
         weight_N = weight_N[places.order_N].float()
-        hidden_NH = _hidden(x_TD, gate_up, places)
+        hidden_NH = _hidden(x_TD, gate_up, places, coded)
         act_NF, inner = _activated(hidden_NH, down, weight_N)
         out_ND = forwards(inner, down, places.ends_E)
         ctx.save_for_backward(
@@ -105,7 +106,7 @@ class _Grouped(torch.autograd.Function):
         grad_gate_up = F.grouped_mm(grad_hidden_NH.t(), x_ND, offs=ends_E)
         assert grad_weight_N is not None
         of_added = (grad_TD if added else None for added in ctx.added)
-        return grad_x_TD, *of_added, grad_gate_up, grad_down, grad_weight_N[place_N], None, None, None
+        return grad_x_TD, *of_added, grad_gate_up, grad_down, grad_weight_N[place_N], None, None, None, None
 
 
 def _weights(gate_up: Tensor, down: Tensor, codes: BothCodes) -> tuple[Weight, Weight]:
@@ -120,10 +121,11 @@ def _activated(hidden_NH: Tensor, down: Weight, weight_N: Tensor | None = None) 
     return act_NF, act_NF
 
 
-def _hidden(x_TD: Tensor, gate_up: Weight, places: Places) -> Tensor:
+def _hidden(x_TD: Tensor, gate_up: Weight, places: Places, coded: Rows | None = None) -> Tensor:
     if gate_up.codes is None:
         return forwards(rows.gather(x_TD, places.token_N, places.kept), gate_up, places.ends_E)
-    return forwards(fp8.rows_of(x_TD).gather(places.token_N, places.kept), gate_up, places.ends_E)
+    coded = coded or fp8.rows_of(x_TD)
+    return forwards(coded.gather(places.token_N, places.kept), gate_up, places.ends_E)
 
 
 def _gathered(grad_TD: Tensor, down: Weight, places: Places) -> tuple[Tensor, Operand]:
@@ -135,18 +137,19 @@ def _gathered(grad_TD: Tensor, down: Weight, places: Places) -> tuple[Tensor, Op
 
 
 def dense(
-    x: Tensor, gate_up_HD: Tensor, down_DF: Tensor, recompute: bool = False, codes: BothCodes = None
+    x: Tensor, gate_up_HD: Tensor, down_DF: Tensor, recompute: bool = False, codes: BothCodes = None,
+    coded: Rows | None = None,
 ) -> Tensor:  # fmt: skip
-    """``swiglu(x @ gate_up.T) @ down.T``, (..., D) to (..., D)."""
-    return _Dense.apply(x.flatten(0, -2), gate_up_HD, down_DF, codes, recompute).view(x.shape)
+    """``swiglu(x @ gate_up.T) @ down.T``, (..., D) to (..., D). ``coded`` is ``x`` in fp8, if that is there already."""
+    return _Dense.apply(x.flatten(0, -2), gate_up_HD, down_DF, codes, coded, recompute).view(x.shape)
 
 
 def grouped(
     x_TD: Tensor, base_TD: Tensor | None, gate_up_EHD: Tensor, down_EDF: Tensor, weight_N: Tensor, places: Places,
-    recompute: bool = False, codes: BothCodes = None, residual_TD: Tensor | None = None,
+    recompute: bool = False, codes: BothCodes = None, coded: Rows | None = None, residual_TD: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """``base`` plus each token's weighted sum of its experts' outputs, plus ``residual``: (T, D). Weights in the dtype
-    of ``x_TD``.
+    of ``x_TD``; ``coded`` is that in fp8, if it is there already.
     """
     residual_TD = None if residual_TD is None else residual_TD.contiguous()
-    return _Grouped.apply(x_TD, base_TD, residual_TD, gate_up_EHD, down_EDF, weight_N, places, codes, recompute)
+    return _Grouped.apply(x_TD, base_TD, residual_TD, gate_up_EHD, down_EDF, weight_N, places, codes, coded, recompute)
