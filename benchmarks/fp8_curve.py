@@ -1,4 +1,4 @@
-"""The same training in bfloat16 and with feed-forward layers in fp8: both loss curves, on one GPU.
+"""The same training in bfloat16 and with feed-forward layers and projections in fp8: both loss curves, on one GPU.
 
     python benchmarks/fp8_curve.py runs/demo                       # tokens of a run's tokenizer stage
     python benchmarks/fp8_curve.py runs/demo --preset 100m --steps 300 --out curve.json

@@ -106,10 +106,9 @@ def train(options: argparse.Namespace, mode: str) -> None:
     predicted_bytes = predicted.total_recomputing if options.recompute == "blocks" else predicted.total
     if options.recompute == "experts":
         predicted_bytes = predicted.state + over_the_state(config, options.batch * options.length, "experts")
-    if options.fp8:  # codes of the feed-forward layers' weights, twice
-        predicted_bytes += sum(
-            2 * p.numel() for n, p in model.named_parameters() if ".experts." in n or ".shared." in n
-        )
+    if options.fp8:  # codes of the weights of feed-forward layers and projections, twice
+        coded = (".experts.", ".shared.", "_proj.")
+        predicted_bytes += sum(2 * p.numel() for n, p in model.named_parameters() if any(part in n for part in coded))
     measured = torch.cuda.max_memory_allocated()
     print(f"memory: predicted {predicted_bytes / 2**30:.2f} GiB, measured {measured / 2**30:.2f} "
           f"({predicted_bytes / measured - 1:+.1%})")  # fmt: skip
@@ -318,7 +317,7 @@ def main() -> None:
     parser.add_argument("--preset", default="", help="a model of the ladder in place of the sizes")
     parser.add_argument("--recompute", choices=("none", "experts", "blocks"), default="none")
     parser.add_argument("--moments", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--fp8", action="store_true", help="feed-forward layers multiply in fp8")
+    parser.add_argument("--fp8", action="store_true", help="feed-forward layers and projections multiply in fp8")
     parser.add_argument("--no-breakdown", dest="breakdown", action="store_false")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     options = parser.parse_args()

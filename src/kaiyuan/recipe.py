@@ -181,8 +181,8 @@ class TrainingSection(Settings):
     moments: Literal["fp32", "bf16"] = "fp32"
     """AdamW's moments in a run of one process; bf16 needs less memory and time, and betas[1] of about 0.95 or less."""
     fp8: bool = False
-    """Multiply in fp8 in feed-forward layers, forwards and to their inputs (docs/training.md): one GPU, Hopper or
-    later."""
+    """Multiply in fp8 in feed-forward layers and attention's projections, forwards and to their inputs
+    (docs/training.md): one GPU, Hopper or later."""
     warmup: int = Field(default=0, ge=0)
     decay_to: float = Field(default=0.4, ge=0, le=1)
     final_lr: float = Field(default=0.1, ge=0, le=1)

@@ -12,10 +12,15 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton", reason="Triton is not installed (it exists for Linux only)")
 
+from kaiyuan.model import fused  # noqa: E402
+from kaiyuan.model.attention import Attention, Context  # noqa: E402
+from kaiyuan.model.config import ModelConfig  # noqa: E402
 from kaiyuan.model.experts import Dispatch, Experts  # noqa: E402
-from kaiyuan.model.kernels import adamw, feed_forward, fp8, square_sum, swiglu  # noqa: E402
+from kaiyuan.model.kernels import adamw, feed_forward, fp8, matrices, projections, square_sum, swiglu  # noqa: E402
 from kaiyuan.model.quantization import QuantizedExperts  # noqa: E402
+from kaiyuan.model.rope import rope_frequencies, rope_tables  # noqa: E402
 from kaiyuan.model.routing import RoutingPolicy, route  # noqa: E402
+from kaiyuan.model.transformer import MoE, TrainingMode  # noqa: E402
 
 SHORT = torch.bfloat16 if DEVICE == "cuda" else torch.float16
 """What half precision the interpreter can round to."""
@@ -132,6 +137,84 @@ def test_feed_forward_layers_in_fp8_are_near_those_in_full(recompute: bool) -> N
     for one, other in zip(both(True), both(False), strict=True):
         error = float(((one.float() - other.float()).norm() / other.float().norm()).detach())
         assert 1e-3 < error < (0.08 if DEVICE == "cuda" else 0.25), error
+
+
+def _config() -> ModelConfig:
+    return ModelConfig(vocab_size=48, hidden_size=32, num_layers=2, num_attention_heads=4, num_kv_heads=2, head_dim=8,
+                       intermediate_size=48, num_experts=4, rope_alpha=1000.0)  # fmt: skip
+
+
+@pytest.mark.parametrize("outputs", [(48, 16, 16), (32,)])
+def test_projections_in_fp8_of_numbers_that_it_has_are_those_in_full(outputs: tuple[int, ...]) -> None:
+    """Every use of the input has a gradient of its own; numbers of the weights that are handed over are not read."""
+    x = (grid(2, 7, 32) * 2.0**-8).to(WEIGHTS)
+    weights = [(grid(size, 32, seed=use) * 2.0**-10).to(WEIGHTS) for use, size in enumerate(outputs)]
+    upstream = [(grid(2, 7, size, seed=9 + use) * 2.0**-use).to(WEIGHTS) for use, size in enumerate(outputs)]
+    holders = [torch.full_like(weight, float("nan")).requires_grad_() for weight in weights]
+    uses = [x.clone().requires_grad_() for _ in outputs]
+    found = projections.projections(uses, holders, [fp8.codes_of(weight) for weight in weights])
+    found += torch.autograd.grad(found, [*uses, *holders], upstream)
+    plain = [[value.float().clone().requires_grad_() for value in values] for values in ([x] * len(outputs), weights)]
+    expected = [use @ weight.T for use, weight in zip(*plain, strict=True)]
+    expected += torch.autograd.grad(expected, [*plain[0], *plain[1]], [grad.float() for grad in upstream])
+    for one, other in zip(found, expected, strict=True):
+        assert float(((one.float() - other).norm() / other.norm()).detach()) < (1e-2 if DEVICE == "cuda" else 1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_in_fp8_is_near_that_in_full(layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer with keys and values, and one that has those of another; gradients of input and weights."""
+    monkeypatch.setattr(fused, "on_gpu", lambda x: True)
+    config = _config()
+    attention = Attention(config, config.layer(layer)).to(DEVICE)
+    for parameter in attention.parameters():
+        parameter.data.copy_(random(*parameter.shape) * 0.3)
+    owner = Attention(config, config.layer(0)).to(DEVICE)
+    owner.load_state_dict({name: random(*value.shape) for name, value in owner.state_dict().items()})
+    positions = torch.arange(12, device=DEVICE)[None]
+    context = Context(*rope_tables(positions, rope_frequencies(config, positions.device)), None)
+    shared = None if layer == 0 else owner(random(2, 12, 32, seed=3).to(WEIGHTS), None, context)[1]
+    assert attention.owns_kv == (layer == 0)
+
+    def run(coded: bool) -> list[Tensor]:
+        attention.fp8 = coded
+        uses = [random(2, 12, 32).to(WEIGHTS).requires_grad_() for _ in range(attention.uses)]
+        out, _ = attention(uses[0], shared, context, *uses[1:])
+        weights = [weight for name, weight in attention.named_parameters() if "proj" in name]
+        return [out, *torch.autograd.grad(out, [*uses, *weights], random(*out.shape, seed=9).to(WEIGHTS))]
+
+    for one, other in zip(run(True), run(False), strict=True):
+        error = float(((one.float() - other.float()).norm() / other.float().norm()).detach())
+        assert 1e-3 < error < (0.1 if DEVICE == "cuda" else 0.3), error
+
+
+def test_both_kinds_of_experts_take_one_coded_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "on_gpu", lambda x: True)
+    config = _config()
+    moe = MoE(config, config.layer(0)).to(DEVICE)
+    for parameter in moe.parameters():
+        parameter.data.copy_(random(*parameter.shape))
+    assert moe.shared is not None
+    moe.shared.fp8 = moe.experts.fp8 = True
+    x = random(2, 9, 32).to(WEIGHTS).requires_grad_()
+    probs = moe.router(x.flatten(0, 1)).softmax(-1)
+    dispatch = Dispatch(route(probs, 1, RoutingPolicy("dropless"), seed=0), 4, 1)
+    expected = moe.experts(x.flatten(0, 1), dispatch, moe.shared(x.flatten(0, 1))).view_as(x)
+    upstream = random(*x.shape, seed=4).to(WEIGHTS)
+    (expected_grad,) = torch.autograd.grad(expected, [x], upstream)
+    made: list[Tensor] = []
+    code = fp8.rows_of
+
+    def counted(x_ND: Tensor) -> fp8.Rows:
+        made.append(x_ND)
+        return code(x_ND)
+
+    monkeypatch.setattr(fp8, "rows_of", counted)
+    monkeypatch.setattr(matrices, "rows_of", counted)
+    found, _ = moe.eval()(x, TrainingMode())
+    assert len(made) == 1 and torch.equal(made[0], x.flatten(0, 1))
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.autograd.grad(found, [x], upstream)[0], expected_grad)
 
 
 def test_coded_experts_in_groups_are_near_those_one_by_one() -> None:

@@ -32,6 +32,12 @@ def test_fp8_is_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.Monkey
     fp8.check_fp8(model, alone=True)
     with pytest.raises(KaiyuanError, match="bfloat16 as the compute dtype"):
         fp8.check_fp8(Transformer(CONFIG, torch.float32), alone=True)
+    odd = CONFIG.replace(num_attention_heads=3, num_kv_heads=3, head_dim=8)
+    with pytest.raises(KaiyuanError, match=r"num_attention_heads x head_dim is 24, which 16 does not divide"):
+        fp8.check_fp8(Transformer(odd, torch.bfloat16), alone=True)
+    odd = CONFIG.replace(head_dim=24)
+    with pytest.raises(KaiyuanError, match=r"num_kv_heads x head_dim is 24, which 16 does not divide"):
+        fp8.check_fp8(Transformer(odd, torch.bfloat16), alone=True)
     odd = CONFIG.replace(intermediate_size=CONFIG.intermediate_size + 8)
     with pytest.raises(KaiyuanError, match=r"width is .*16 does not divide"):
         fp8.check_fp8(Transformer(odd, torch.bfloat16), alone=True)

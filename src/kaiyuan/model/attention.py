@@ -10,7 +10,7 @@ Shapes: B batch, T queries, S keys, D hidden size, H query heads, G key/value he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from kaiyuan.model.causal_attention import causal_attention
 from kaiyuan.model.config import LayerShape, ModelConfig
-from kaiyuan.model.fused import is_gpu
-from kaiyuan.model.linear import Linear
+from kaiyuan.model.fused import fused, is_gpu
+from kaiyuan.model.linear import Linear, codes, holder
 from kaiyuan.model.norm import RMSNorm, rope_norm
 from kaiyuan.model.rope import rotate
 
@@ -84,6 +84,9 @@ class Context(NamedTuple):
 class Attention(nn.Module):
     """One layer's attention. ``forward`` takes (B, T, D) and returns (B, T, D) and the keys and values to share."""
 
+    fp8 = False
+    """Multiply the projections in fp8, forwards and to their inputs (on a GPU); see ``kernels.projections``."""
+
     def __init__(self, config: ModelConfig, layer: LayerShape) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.head_dim
@@ -106,28 +109,40 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, shared: KeyValue | None, context: Context, *again: Tensor
     ) -> tuple[Tensor, KeyValue]:
         """``again`` may hold ``x`` for the other ``uses``, whose gradients then add up elsewhere (RMSNorm.beside)."""
-        q_BHTd = self._query(x_BTD, context)
+        projections = [self.q_proj, self.k_proj, self.v_proj] if self.owns_kv else [self.q_proj]
+        q, *key_value = self._products(projections, [x_BTD, *(again or [x_BTD] * (self.uses - 1))])
+        q_BHTd = self._query(q, context)
         if self.owns_kv:
-            for_k_BTD, for_v_BTD = again or (x_BTD, x_BTD)
-            shared = self._key_value(for_k_BTD, for_v_BTD, context)
+            shared = self._key_value(context, *key_value)
         assert shared is not None, "a layer without keys and values needs those of its producer"
         if context.attend is not None:
             out_BHTd = context.attend(self.producer, q_BHTd)
         else:
             dropout = context.dropout if self.training else 0.0
             out_BHTd = attend(q_BHTd, shared, context.mask, dropout, context.documents)
-        return self.o_proj(out_BHTd.transpose(1, 2).flatten(2)), shared
+        (out_BTD,) = self._products([self.o_proj], [out_BHTd.transpose(1, 2).flatten(2)])
+        return out_BTD, shared
 
-    def _query(self, x_BTD: Tensor, context: Context) -> Tensor:
-        q_BTHd = self.q_proj(x_BTD).unflatten(-1, (self.heads, self.head_dim))
+    def _products(self, layers: Sequence[nn.Module], uses: Sequence[Tensor]) -> list[Tensor]:
+        """What each of ``layers`` makes of its own one of ``uses``, which are all the same (B, T, inputs)."""
+        x = uses[0]
+        weights = [layer.weight for layer in layers if isinstance(layer, Linear)]
+        if not (self.fp8 and fused(x) and len(weights) == len(layers)):
+            return [layer(use) for layer, use in zip(layers, uses, strict=True)]
+        from kaiyuan.model.kernels.projections import projections
+
+        coded = [codes(weight, x.dtype) for weight in weights]
+        return projections(uses, [holder(weight).to(x.dtype) for weight in weights], coded)
+
+    def _query(self, q: Tensor, context: Context) -> Tensor:
+        q_BTHd = q.unflatten(-1, (self.heads, self.head_dim))
         if self.q_norm is None or self.k_norm is None:
             return rotate(q_BTHd, context.cos.to(q_BTHd.dtype), context.sin.to(q_BTHd.dtype)).transpose(1, 2)
         gain = self.q_norm.weight * self.k_norm.weight
         return rope_norm(q_BTHd, context.cos, context.sin, gain, self.norm_eps).transpose(1, 2)
 
-    def _key_value(self, for_k_BTD: Tensor, for_v_BTD: Tensor, context: Context) -> KeyValue:
-        k_BTGd = self.k_proj(for_k_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
-        v_BTGd = self.v_proj(for_v_BTD).unflatten(-1, (self.kv_heads, self.head_dim))
+    def _key_value(self, context: Context, k: Tensor, v: Tensor) -> KeyValue:
+        k_BTGd, v_BTGd = (each.unflatten(-1, (self.kv_heads, self.head_dim)) for each in (k, v))
         if self.k_norm is None:
             k_BTGd = rotate(k_BTGd, context.cos.to(k_BTGd.dtype), context.sin.to(k_BTGd.dtype))
         else:

@@ -183,9 +183,11 @@ class Transformer(nn.Module):
                 module.recompute = what == "experts"
 
     def multiply_in_fp8(self, wanted: bool) -> None:
-        """Whether training multiplies in fp8 in feed-forward layers; see ``kaiyuan.model.kernels.feed_forward``."""
+        """Whether training multiplies in fp8 in feed-forward layers and attention's projections; see
+        ``kaiyuan.model.kernels.feed_forward`` and ``projections``.
+        """
         for module in self.modules():
-            if isinstance(module, Experts | SharedExpert):
+            if isinstance(module, Experts | SharedExpert | Attention):
                 module.fp8 = wanted
 
     def _context(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Context:

@@ -34,7 +34,11 @@ def _reason_against(model: Transformer, alone: bool) -> str | None:
 
 def _odd_size(config: ModelConfig) -> str | None:
     """Products in fp8 want sizes that 16 divides."""
-    sizes = {"hidden_size": config.hidden_size}
+    sizes = {
+        "hidden_size": config.hidden_size,
+        "num_attention_heads x head_dim": config.num_attention_heads * config.head_dim,
+        "num_kv_heads x head_dim": config.num_kv_heads * config.head_dim,
+    }
     for layer in config.layers():
         sizes |= {"the shared expert's width": layer.shared_size, "an expert's width": layer.expert_size}
     return next((f"{name} is {size}, which 16 does not divide" for name, size in sizes.items() if size % 16), None)

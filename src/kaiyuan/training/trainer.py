@@ -79,7 +79,9 @@ class TrainerSettings:
     moments: Literal["fp32", "bf16"] = "fp32"
     """Of AdamW, in one process; bf16 takes less memory and time and wants a beta2 of about 0.95."""
     fp8: bool = False
-    """Feed-forward layers multiply in fp8, forwards and to their inputs; on one GPU that can (Hopper or later)."""
+    """Feed-forward layers and attention's projections multiply in fp8, forwards and to their inputs; on one GPU that
+    can (Hopper or later).
+    """
     graphs: bool = True
     """Replay forward and backward pass as a CUDA graph where that is possible; see ``step_graph``."""
     profile: bool = False
