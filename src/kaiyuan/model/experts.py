@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaiyuan.model.fused import fused, is_gpu
+from kaiyuan.model.fused import fused, is_gpu, on_gpu
 from kaiyuan.model.linear import Linear, cast, codes, holder
 from kaiyuan.model.native import operations
 from kaiyuan.model.native.library import native
 from kaiyuan.model.routing import Routing
 
 if TYPE_CHECKING:
+    from kaiyuan.model.kernels.dispatch import Order
     from kaiyuan.model.kernels.feed_forward import BothCodes, Places
     from kaiyuan.model.kernels.fp8 import Rows
 
@@ -115,30 +116,50 @@ class Dispatch:
 
     ``order_N`` is each row's assignment in that order, ``token_N`` its token and ``weight_N`` its combine weight;
     ``counts_E`` is the number of each expert, ``ends_E`` where its rows end; ``kept_N`` marks the rows that an expert
-    computes, None if all are.
+    computes, None if all are. On a GPU kernels count instead of sorting (``kaiyuan.model.kernels.dispatch``).
     """
 
     def __init__(self, routing: Routing, experts: int, top_k: int) -> None:
-        key_N = routing.expert_N.to(torch.int16) if is_gpu(routing.expert_N) else routing.expert_N  # few digits to sort
-        sorted_N, self.order_N = key_N.sort(stable=True)
-        first_E = torch.arange(experts + 1, dtype=key_N.dtype, device=key_N.device)
-        bounds = torch.searchsorted(sorted_N, first_E)
-        self.ends_E, self.counts_E = bounds[1:], bounds.diff()
-        self.token_N = self.order_N // top_k if top_k > 1 else self.order_N
-        self.kept_N = None if routing.complete else sorted_N < experts
         self.routing, self.top_k = routing, top_k
+        self._sorted = _counted(routing.expert_N, experts)
+        if self._sorted is not None:
+            self.order_N, self.counts_E, self.ends_E = self._sorted.order_N, self._sorted.counts_E, self._sorted.ends_E
+        else:
+            key_N = routing.expert_N.to(torch.int16) if is_gpu(routing.expert_N) else routing.expert_N  # few digits
+            sorted_N, self.order_N = key_N.sort(stable=True)
+            first_E = torch.arange(experts + 1, dtype=key_N.dtype, device=key_N.device)
+            bounds = torch.searchsorted(sorted_N, first_E)
+            self.ends_E, self.counts_E = bounds[1:], bounds.diff()
+        self.token_N = self.order_N // top_k if top_k > 1 else self.order_N
+
+    @cached_property
+    def kept_N(self) -> Tensor | None:
+        return None if self.routing.complete else self._rows() < self.ends_E[-1]
 
     @cached_property
     def weight_N(self) -> Tensor:
         return self.routing.weight_N[self.order_N]
 
+    def _rows(self) -> Tensor:
+        return torch.arange(len(self.order_N), device=self.order_N.device)
+
     def places(self) -> Places:
         """The same for the kernels, with each assignment's row."""
         from kaiyuan.model.kernels.feed_forward import Places
 
-        rows_N = torch.arange(len(self.order_N), device=self.order_N.device)
-        place_N = torch.empty_like(self.order_N).scatter_(0, self.order_N, rows_N)
+        if self._sorted is not None:
+            return Places(self.token_N, self.order_N, self._sorted.place_N, self._sorted.offsets_E, self.top_k)
+        place_N = torch.empty_like(self.order_N).scatter_(0, self.order_N, self._rows())
         return Places(self.token_N, self.order_N, place_N, self.ends_E.to(torch.int32), self.top_k)
+
+
+def _counted(expert_N: Tensor, experts: int) -> Order | None:
+    """The order of assignments by the kernels that count, where those run."""
+    if not on_gpu(expert_N) or not len(expert_N):
+        return None
+    from kaiyuan.model.kernels import dispatch
+
+    return dispatch.by_expert(expert_N, experts) if experts <= dispatch.MOST_EXPERTS else None
 
 
 class _ExpertLoop(torch.autograd.Function):
