@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="Triton is not installed (it exists for Lin
 
 from training_process import CONFIG, RandomTokens
 
-from kaiyuan.model import fused, loss
+from kaiyuan.model import experts, fused, loss, routing
 from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.fused import use_kernels
 from kaiyuan.model.linear import collect_gradients, drop_copies, gradient, keep_copies, leaf
@@ -33,7 +33,7 @@ SMALL: ModelConfig = TINY.replace(num_layers=2)
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for module in (fused, loss, optimizer, master_adamw):
+    for module in (fused, loss, routing, experts, optimizer, master_adamw):
         monkeypatch.setattr(module, "on_gpu", lambda x: True)
     return monkeypatch
 

@@ -10,6 +10,9 @@ numbers are hashes of the seed), so the same seed gives the same routing on any 
 each expert-parallel rank, which calls it on the tokens it holds. Tokens are put in an order that depends on their
 probabilities and not on their place in the batch, so permuting a batch permutes its routing.
 
+On a GPU kernels give the same bits for one choice a token (``kaiyuan.model.kernels.routing``) and the same statistics
+(``kaiyuan.model.kernels.router_stats``); what is here is their reference.
+
 Shapes: T tokens, E experts, K choices a token, N = T * K assignments, C capacity.
 """
 
@@ -30,6 +33,8 @@ Overflow = Literal["probability", "position", "random"]
 _MIX_A = -0x61C8864680B583EB  # odd 64-bit constants (two's complement) of a multiply-xorshift mixer
 _MIX_B = -0x40A7B892E31B1A47
 _BITS = 2**62 - 1
+MIXER = (_MIX_A, _MIX_B, _BITS)
+"""What the kernels' hashes are made with."""
 _PRIORITY_BITS = 24
 _MOST_IN_ONE_SORT = 511
 """Experts whose number and a precedence of 54 bits fit into one sortable int64."""
@@ -166,13 +171,19 @@ def route(
     ``renormalize`` the weights of a token's computed assignments sum to 1.
     """
     tokens, experts = probs_TE.shape
+    capacity = policy.capacity(tokens, top_k, experts)
+    limited = policy.mode != "dropless" and capacity < tokens
+    seeds = seed if isinstance(seed, Seeds) else Seeds.of(policy, seed)
+    if limited and top_k == 1 and not renormalize and on_gpu(probs_TE):
+        from kaiyuan.model.kernels import routing as kernels
+
+        if kernels.takes(probs_TE):
+            return kernels.route(probs_TE, policy, capacity, seeds)
     prob_TK, choice_TK = probs_TE.topk(top_k, dim=-1) if top_k > 1 else probs_TE.max(dim=-1, keepdim=True)
     choice_N = choice_TK.flatten()
     expert_N, recycled_N = choice_N, torch.zeros_like(choice_N, dtype=torch.bool)
     weight_TK, complete = prob_TK, True
-    capacity = policy.capacity(tokens, top_k, experts)
-    if policy.mode != "dropless" and capacity < tokens:
-        seeds = seed if isinstance(seed, Seeds) else Seeds.of(policy, seed)
+    if limited:
         by_place = policy.draw == "place"
         hash_T = random_bits(tokens, seeds.tokens, probs_TE.device) if by_place else _token_hash(probs_TE, seeds.tokens)
         hash_N = hash_T.repeat_interleave(top_k)
@@ -256,6 +267,13 @@ def router_stats(logits_TE: Tensor, probs_TE: Tensor, routing: Routing) -> Route
     """Losses and metrics of one layer. Statistics use the router's own choices, before capacity, as the release's
     code does.
     """
+    if on_gpu(probs_TE):
+        from kaiyuan.model.kernels import router_stats as kernels
+
+        if kernels.takes(logits_TE, probs_TE):
+            return RouterStats(
+                *kernels.router_stats(logits_TE, probs_TE, routing.choice_N, routing.expert_N, routing.recycled_N)
+            )
     experts = probs_TE.shape[1]
     count = len(routing.choice_N)
     chosen_E = count_each(routing.choice_N, experts).float() / count

@@ -18,6 +18,21 @@ def _mix(x, A: tl.constexpr, B: tl.constexpr):
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
+@triton.jit
+def row_hash(prob, inside, e, seed, A: tl.constexpr, B: tl.constexpr, MASK: tl.constexpr):
+    """int64 of 62 bits for each row of float32 ``prob`` (rows, experts ``e``), from the bits of those ``inside``."""
+    bits = prob.to(tl.int32, bitcast=True).to(tl.int64)
+    salt = _mix((e + 1).to(tl.int64) * A, A, B)[None, :]
+    total = tl.sum(tl.where(inside, _mix(bits + salt, A, B) * (salt | 1), 0), 1)
+    return _mix(total + seed.to(tl.int64), A, B) & MASK
+
+
+@triton.jit
+def number_hash(number, seed, A: tl.constexpr, B: tl.constexpr, MASK: tl.constexpr):
+    """int64 of 62 bits for each number."""
+    return _mix((number + 1).to(tl.int64) * A + seed.to(tl.int64), A, B) & MASK
+
+
 @triton.jit(do_not_specialize=["seed"])
 def _hash_tokens(
     probs, out, tokens, experts, seed, LOAD: tl.constexpr,
@@ -27,10 +42,8 @@ def _hash_tokens(
         seed = tl.load(seed)
     t, e = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_E)
     inside = (t < tokens)[:, None] & (e < experts)[None, :]
-    bits = tl.load(probs + t[:, None] * experts + e[None, :], inside, 0.0).to(tl.int32, bitcast=True).to(tl.int64)
-    salt = _mix((e + 1).to(tl.int64) * A, A, B)[None, :]
-    total = tl.sum(tl.where(inside, _mix(bits + salt, A, B) * (salt | 1), 0), 1)
-    tl.store(out + t, _mix(total + seed.to(tl.int64), A, B) & MASK, t < tokens)
+    prob = tl.load(probs + t[:, None] * experts + e[None, :], inside, 0.0)
+    tl.store(out + t, row_hash(prob, inside, e, seed, A, B, MASK), t < tokens)
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -40,7 +53,7 @@ def _random_bits(
     if LOAD:
         seed = tl.load(seed)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, _mix((i + 1).to(tl.int64) * A + seed.to(tl.int64), A, B) & MASK, i < count)
+    tl.store(out + i, number_hash(i, seed, A, B, MASK), i < count)
 
 
 def hash_tokens(probs_TE: Tensor, seed: int | Tensor, a: int, b: int, mask: int) -> Tensor:

@@ -1,0 +1,405 @@
+"""Drop and recycle routing of one choice a token, in five kernels: the integers of ``kaiyuan.model.routing``, no sorts.
+
+1. *Choose*: each token's expert, hash and precedence.
+2. *List*: the precedences once more, by expert.
+3. *Select*: for every overfull expert the last token that fits. Bisection finds its precedence, without a sort.
+4. *Decide*: who keeps the chosen expert and who is homeless.
+5. *Recycle*: the i-th homeless token, by its hash, takes the i-th free slot, by the slot's hash.
+
+A place in one of those orders is a rank among evenly distributed 62-bit hashes. Their first 8 bits are a bucket, in
+which members stand in any order; a rank is the number of members of earlier buckets and of smaller members of the
+same one, counted one by one. Atomic additions hand out the places in lists and buckets, so those differ from run to
+run; what is counted does not. Slots are put into buckets beside step 2 and ranked beside step 3, by programs of their
+own: selection needs no more than one for each expert.
+
+Shapes: T tokens, E experts, C slots of each, S = E * C slots, B buckets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kaiyuan.model.kernels.hashing import number_hash, row_hash
+from kaiyuan.model.routing import MIXER, Routing, RoutingPolicy, Seeds
+
+MOST_EXPERTS = 64
+"""A program looks at all experts of its tokens at once."""
+_EXPERTS = tl.constexpr(MOST_EXPERTS)
+_A, _B, _BITS = (tl.constexpr(number) for number in MIXER)
+_BUCKETS = tl.constexpr(256)
+_BUCKET_SHIFT = tl.constexpr(54)
+_LOW_BITS, _LOW_MOST = tl.constexpr(23), tl.constexpr(2**23 - 1)
+"""A precedence of 54 bits is kept as 31 high and 23 low ones: two positive int32."""
+_MOST = tl.constexpr(2**31 - 1)
+_ALL_FIT = tl.constexpr(2**62)
+_BLOCK = 1024
+"""Tokens or slots of one program; of bisection 4 times as many precedences at once."""
+_RANKED, _TILE = 32, 64
+"""Members that one program of 4 warps ranks, and how many it compares them with at once."""
+
+
+class _Counters(NamedTuple):
+    """int32, zero at first."""
+
+    chosen_E: Tensor
+    """Tokens that chose each expert."""
+    hashed_B: Tensor
+    """Tokens of each bucket, homeless or not: how much room it gets."""
+    homeless_B: Tensor
+    slots_B: Tensor
+    """Slots of each bucket, free or not."""
+    free_B: Tensor
+
+
+@triton.jit
+def _seed(seed, LOAD: tl.constexpr):
+    if LOAD:
+        seed = tl.load(seed)
+    return seed
+
+
+@triton.jit
+def _precedence(prob, hashed, t, OVERFLOW: tl.constexpr):
+    """int64 below 2**54: the smaller, the surer a token keeps its slot."""
+    if OVERFLOW == "position":
+        return t.to(tl.int64)
+    elif OVERFLOW == "random":  # noqa: RET505 (Triton compiles one of them)
+        return hashed >> 8
+    else:
+        known = tl.where(prob == prob, tl.minimum(tl.maximum(prob, 0.0), 1.0), 0.0)
+        inverted = 0x3F800000 - known.to(tl.int32, bitcast=True).to(tl.int64)
+        return (inverted << 22) + (hashed >> 40)
+
+
+@triton.jit
+def _choose_tokens(
+    probs, seed, choice, hashes, precedence, listed, chosen, hashed, homeless, tokens, experts, program,
+    OVERFLOW: tl.constexpr, BY_PLACE: tl.constexpr, RECYCLE: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    t, e = program * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_E)
+    inside = (t < tokens)[:, None] & (e < experts)[None, :]
+    prob = tl.load(probs + t[:, None] * experts + e[None, :], inside, -1.0)
+    best = tl.argmax(tl.where(prob == prob, prob, 2.0), 1)  # the first of equals, and of NaN, as torch's
+    mine = best[:, None] == e[None, :]
+    if BY_PLACE:
+        drawn = number_hash(t, seed, _A, _B, _BITS)
+    else:
+        drawn = row_hash(prob, inside, e, seed, _A, _B, _BITS)
+    key = _precedence(tl.sum(tl.where(mine, prob, 0.0), 1), drawn, t, OVERFLOW)
+    tl.store(choice + t, best.to(tl.int64), t < tokens)
+    tl.store(precedence + t, key, t < tokens)
+    one = (mine & inside).to(tl.int32)
+    count = tl.sum(one, 0)
+    before = tl.atomic_add(chosen + e, count, count > 0, sem="relaxed")
+    tl.store(listed + t, tl.sum(tl.where(mine, tl.cumsum(one, 0) - one + before[None, :], 0), 1), t < tokens)
+    if RECYCLE:
+        tl.store(hashes + t, drawn, t < tokens)
+        tl.store(homeless + t, tl.full((BLOCK_T,), -1, tl.int32), t < tokens)
+        tl.atomic_add(hashed + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, t < tokens, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["seed", "slot_seed"])
+def _choose(
+    probs, seed, slot_seed, choice, hashes, precedence, listed, chosen, hashed, homeless, sizes, free, tokens,
+    experts, slots, LOAD: tl.constexpr, LOAD_SLOT: tl.constexpr, OVERFLOW: tl.constexpr, BY_PLACE: tl.constexpr,
+    RECYCLE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    program, choosing = tl.program_id(0), tl.cdiv(tokens, BLOCK_T)
+    if program < choosing:
+        _choose_tokens(
+            probs, _seed(seed, LOAD), choice, hashes, precedence, listed, chosen, hashed, homeless, tokens, experts,
+            program, OVERFLOW, BY_PLACE, RECYCLE, BLOCK_T, BLOCK_E,
+        )  # fmt: skip
+    else:
+        s = (program - choosing) * BLOCK_S + tl.arange(0, BLOCK_S)
+        drawn = number_hash(s, _seed(slot_seed, LOAD_SLOT), _A, _B, _BITS)
+        tl.store(free + s, tl.full((BLOCK_S,), -1, tl.int32), s < slots)
+        tl.atomic_add(sizes + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, s < slots, sem="relaxed")
+
+
+@triton.jit
+def _place(hashed, wanted, sizes, filled):
+    """A place of its own in its hash's bucket for each that is ``wanted``."""
+    size = tl.load(sizes + tl.arange(0, _BUCKETS))
+    bucket = (hashed >> _BUCKET_SHIFT).to(tl.int32)
+    return tl.gather(tl.cumsum(size, 0) - size, bucket, 0) + tl.atomic_add(filled + bucket, 1, wanted, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["slot_seed"])
+def _list(
+    choice, precedence, listed, high, low, chosen, slot_seed, sizes, filled, free, tokens, experts, capacity,
+    LOAD_SLOT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program, listing = tl.program_id(0), tl.cdiv(tokens, BLOCK)
+    if program < listing:
+        t = program * BLOCK + tl.arange(0, BLOCK)
+        count = tl.load(chosen + tl.arange(0, _EXPERTS))
+        expert, key = tl.load(choice + t, t < tokens, 0).to(tl.int32), tl.load(precedence + t, t < tokens, 0)
+        place = tl.gather(tl.cumsum(count, 0) - count, expert, 0) + tl.load(listed + t, t < tokens, 0)
+        tl.store(high + place, (key >> _LOW_BITS).to(tl.int32), t < tokens)
+        tl.store(low + place, (key & _LOW_MOST).to(tl.int32), t < tokens)
+    else:
+        s = (program - listing) * BLOCK + tl.arange(0, BLOCK)
+        inside = s < experts * capacity
+        is_free = inside & (s % capacity >= tl.load(chosen + s // capacity, inside, 0))
+        place = _place(number_hash(s, _seed(slot_seed, LOAD_SLOT), _A, _B, _BITS), is_free, sizes, filled)
+        tl.store(free + place, s, is_free)
+
+
+@triton.jit
+def _count(high, low, count, most, of, LOW: tl.constexpr, BLOCK: tl.constexpr):
+    """How many of ``high`` are at most ``most``; with ``LOW``, how many of ``low`` beside a ``high`` of ``of``."""
+    total = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, count, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        value = tl.load(high + i, i < count, _MOST)
+        if LOW:
+            value = tl.where(value == of, tl.load(low + i, i < count, _MOST), _MOST)
+        total += (value <= most).to(tl.int32)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _bisect(high, low, count, wanted, least, most, upto, of, LOW: tl.constexpr, BLOCK: tl.constexpr):
+    """A value between ``least`` and ``most``, how many are below it and how many are at most that: at least
+    ``wanted``. It is the smallest such value, or any with exactly ``wanted``, and then nothing is told of those below.
+    """
+    below = 0
+    while least < most:
+        middle = least + (most - least) // 2
+        found = _count(high, low, count, middle, of, LOW, BLOCK)
+        enough = found >= wanted
+        most, upto = tl.where(enough, middle, most), tl.where(enough, found, upto)
+        below = tl.where(enough, below, found)
+        least = tl.where(found == wanted, middle, tl.where(enough, least, middle + 1))
+    return most, below, upto
+
+
+@triton.jit
+def _nth_tied(choice, precedence, expert, edge, wanted, tokens, BLOCK: tl.constexpr):
+    """The ``wanted``-th token, from 1, of those of ``expert`` whose precedence is ``edge``."""
+    seen, found = 0, tokens
+    for start in range(0, tokens, BLOCK):
+        t = start + tl.arange(0, BLOCK)
+        tied = tl.load(choice + t, t < tokens, -1) == expert
+        tied = (tied & (tl.load(precedence + t, t < tokens, -1) == edge)).to(tl.int32)
+        nth = (tied == 1) & (seen + tl.cumsum(tied, 0) == wanted)
+        found = tl.minimum(found, tl.min(tl.where(nth, t, tokens), 0))
+        seen += tl.sum(tied, 0)
+    return found
+
+
+@triton.jit
+def _select_expert(
+    choice, precedence, high, low, chosen, edges, lasts, tokens, capacity, expert, BLOCK: tl.constexpr
+):  # fmt: skip
+    count = tl.load(chosen + expert)
+    if count <= capacity:
+        tl.store(edges + expert, tl.full((), _ALL_FIT, tl.int64))
+        tl.store(lasts + expert, tokens)
+    else:
+        e = tl.arange(0, _EXPERTS)
+        begin = tl.sum(tl.where(e < expert, tl.load(chosen + e), 0), 0)
+        high, low = high + begin, low + begin
+        least, most = tl.full((BLOCK,), _MOST, tl.int32), tl.zeros((BLOCK,), tl.int32)
+        for start in range(0, count, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            least = tl.minimum(least, tl.load(high + i, i < count, _MOST))
+            most = tl.maximum(most, tl.load(high + i, i < count, 0))
+        first, final, last = tl.min(least, 0), tl.max(most, 0), tokens
+        top, below, upto = _bisect(high, low, count, capacity, first, final, count, 0, False, BLOCK)
+        if upto == capacity:
+            edge = ((top.to(tl.int64) + 1) << _LOW_BITS) - 1
+        else:
+            wanted = capacity - below
+            first, final = tl.full((), 0, tl.int32), tl.full((), _LOW_MOST, tl.int32)
+            rest, below, upto = _bisect(high, low, count, wanted, first, final, upto - below, top, True, BLOCK)
+            edge = (top.to(tl.int64) << _LOW_BITS) + rest
+            if upto != wanted:
+                last = _nth_tied(choice, precedence, expert, edge, wanted - below, tokens, BLOCK)
+        tl.store(edges + expert, edge)
+        tl.store(lasts + expert, last)
+
+
+@triton.jit
+def _hash_of(member, hashes, seed, SLOTS: tl.constexpr):
+    """The hash of a slot or a token, more than any where there is none."""
+    if SLOTS:
+        drawn = number_hash(member, seed, _A, _B, _BITS)
+    else:
+        drawn = tl.load(hashes + member, member >= 0, 0)
+    return tl.where(member >= 0, drawn, _ALL_FIT)
+
+
+@triton.jit
+def _ranks(
+    members, hashes, seed, sizes, filled, count, program, SLOTS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """The members in this program's places, -1 where there is none, and their ranks."""
+    i, b = program * BLOCK + tl.arange(0, BLOCK), tl.arange(0, _BUCKETS)
+    member = tl.load(members + i, i < count, -1)
+    smaller = tl.zeros((BLOCK, TILE), tl.int32)
+    before = 0
+    if tl.max(member, 0) >= 0:
+        drawn = _hash_of(member, hashes, seed, SLOTS)
+        bucket = (drawn >> _BUCKET_SHIFT).to(tl.int32)  # 256 where there is no member
+        first, last = tl.min(bucket, 0), tl.max(tl.where(member >= 0, bucket, 0), 0)
+        size, fill = tl.load(sizes + b), tl.load(filled + b)
+        before = tl.sum(tl.where(b < first, fill, 0), 0)
+        begin = tl.sum(tl.where(b < first, size, 0), 0)
+        end = tl.sum(tl.where(b < last, size, tl.where(b == last, fill, 0)), 0)
+        for start in range(begin, end, TILE):
+            j = start + tl.arange(0, TILE)
+            other = tl.load(members + j, j < end, -1)
+            other_drawn = _hash_of(other, hashes, seed, SLOTS)[None, :]
+            tied = (other_drawn == drawn[:, None]) & (other[None, :] < member[:, None])
+            smaller += ((other_drawn < drawn[:, None]) | tied).to(tl.int32)
+    return member, before + tl.sum(smaller, 1)
+
+
+@triton.jit(do_not_specialize=["slot_seed"])
+def _select(
+    choice, precedence, high, low, chosen, edges, lasts, slot_seed, sizes, filled, free, turns, tokens, experts,
+    capacity, LOAD_SLOT: tl.constexpr, BLOCK: tl.constexpr, RANKED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    if program < experts:
+        _select_expert(choice, precedence, high, low, chosen, edges, lasts, tokens, capacity, program, BLOCK)
+    else:
+        seed, slots = _seed(slot_seed, LOAD_SLOT), experts * capacity
+        slot, rank = _ranks(free, choice, seed, sizes, filled, slots, program - experts, True, RANKED, TILE)
+        tl.store(turns + rank, slot // capacity, slot >= 0)
+
+
+@triton.jit
+def _decide(
+    probs, choice, hashes, precedence, edges, lasts, expert, weight, recycled, hashed, homeless_B, homeless,
+    tokens, experts, RECYCLE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = t < tokens
+    chosen = tl.load(choice + t, inside, 0).to(tl.int32)
+    key, edge = tl.load(precedence + t, inside, 0), tl.load(edges + chosen)
+    stays = (key < edge) | ((key == edge) & (t <= tl.load(lasts + chosen)))
+    tl.store(expert + t, tl.where(stays, chosen, experts).to(tl.int64), inside)
+    tl.store(weight + t, tl.load(probs + t * experts + chosen, inside & stays, 0.0), inside)
+    tl.store(recycled + t, tl.zeros((BLOCK,), tl.uint8), inside)
+    if RECYCLE:
+        drawn, leaves = tl.load(hashes + t, inside, 0), inside & (stays == 0)
+        tl.store(homeless + _place(drawn, leaves, hashed, homeless_B), t, leaves)
+
+
+@triton.jit
+def _recycle(
+    probs, hashes, expert, weight, recycled, hashed, homeless_B, homeless, free_B, turns, tokens, experts,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    t, turn = _ranks(homeless, hashes, 0, hashed, homeless_B, tokens, tl.program_id(0), False, BLOCK, TILE)
+    placed = (t >= 0) & (turn < tl.sum(tl.load(free_B + tl.arange(0, _BUCKETS)), 0))
+    found = tl.load(turns + turn, placed, 0)
+    tl.store(expert + t, found.to(tl.int64), placed)
+    tl.store(weight + t, tl.load(probs + t * experts + found, placed, 0.0), placed)
+    tl.store(recycled + t, tl.full((BLOCK,), 1, tl.uint8), placed)
+
+
+@triton.jit
+def _weight_gradient(grad, expert, out, tokens, experts, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr):
+    t, e = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_E)
+    inside = (t < tokens)[:, None] & (e < experts)[None, :]
+    mine = tl.load(expert + t, t < tokens, -1).to(tl.int32)[:, None] == e[None, :]
+    value = tl.load(grad + t, t < tokens, 0.0)[:, None]
+    tl.store(out + t[:, None] * experts + e[None, :], tl.where(mine, value, 0.0), inside)
+
+
+def _tiles(tokens: int, experts: int) -> tuple[int, int, int]:
+    """Programs over all tokens, and the tokens and experts of each."""
+    block_e = max(2, triton.next_power_of_2(experts))
+    block_t = max(16, 2048 // block_e)
+    return triton.cdiv(tokens, block_t), block_t, block_e
+
+
+def _routed(probs_TE: Tensor, policy: RoutingPolicy, capacity: int, seeds: Seeds) -> tuple[Tensor, ...]:
+    """``weight``, ``expert``, ``choice`` and ``recycled`` of every token."""
+    (tokens, experts), device, recycle = probs_TE.shape, probs_TE.device, policy.mode == "recycle"
+    slots, pool = capacity * experts if recycle else 0, dict[str, Any](device=device)
+    choice, expert = (torch.empty(tokens, dtype=torch.int64, **pool) for _ in range(2))
+    hashes, precedence = torch.empty(2, tokens, dtype=torch.int64, **pool)
+    weight, recycled = torch.empty(tokens, **pool), torch.empty(tokens, dtype=torch.bool, **pool)
+    listed, high, low, homeless = torch.empty(4, tokens, dtype=torch.int32, **pool)
+    edges, lasts = torch.empty(experts, dtype=torch.int64, **pool), torch.empty(experts, dtype=torch.int32, **pool)
+    free, turns = torch.empty(2, slots, dtype=torch.int32, **pool)
+    counters = torch.zeros(MOST_EXPERTS + 4 * _BUCKETS.value, dtype=torch.int32, **pool)
+    chosen_E, hashed_B, homeless_B, slots_B, free_B = counters.split([MOST_EXPERTS] + 4 * [_BUCKETS.value])
+    loads = {"LOAD_SLOT": isinstance(seeds.slots, Tensor)}
+    marks = recycled.view(torch.uint8)
+
+    programs, block_t, block_e = _tiles(tokens, experts)
+    over_slots = triton.cdiv(slots, _BLOCK)
+    _choose[(programs + over_slots,)](
+        probs_TE, *seeds, choice, hashes, precedence, listed, chosen_E, hashed_B, homeless, slots_B, free, tokens,
+        experts, slots, LOAD=isinstance(seeds.tokens, Tensor), **loads, OVERFLOW=policy.overflow,
+        BY_PLACE=policy.draw == "place", RECYCLE=recycle, BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_S=_BLOCK,
+    )  # fmt: skip
+    _list[(triton.cdiv(tokens, _BLOCK) + over_slots,)](
+        choice, precedence, listed, high, low, chosen_E, seeds.slots, slots_B, free_B, free, tokens, experts, capacity,
+        **loads, BLOCK=_BLOCK,
+    )  # fmt: skip
+    _select[(experts + triton.cdiv(slots, 2 * _RANKED),)](
+        choice, precedence, high, low, chosen_E, edges, lasts, seeds.slots, slots_B, free_B, free, turns, tokens,
+        experts, capacity, **loads, BLOCK=4 * _BLOCK, RANKED=2 * _RANKED, TILE=_TILE, num_warps=8,
+    )  # fmt: skip
+    _decide[(triton.cdiv(tokens, 256),)](
+        probs_TE, choice, hashes, precedence, edges, lasts, expert, weight, marks, hashed_B, homeless_B, homeless,
+        tokens, experts, RECYCLE=recycle, BLOCK=256,
+    )  # fmt: skip
+    if recycle:
+        _recycle[(triton.cdiv(tokens, _RANKED),)](
+            probs_TE, hashes, expert, weight, marks, hashed_B, homeless_B, homeless, free_B, turns, tokens, experts,
+            BLOCK=_RANKED, TILE=_TILE,
+        )  # fmt: skip
+    return weight, expert, choice, recycled
+
+
+class _Routed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, probs_TE: Tensor, policy: RoutingPolicy, capacity: int, seeds: Seeds
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        weight, *others = _routed(probs_TE, policy, capacity, seeds)
+        ctx.mark_non_differentiable(*others)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(others[0])
+        ctx.experts = probs_TE.shape[1]
+        return weight, *others
+
+    @staticmethod
+    def backward(ctx: Any, grad_T: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad_T is None:
+            return None, None, None, None
+        (expert_T,) = ctx.saved_tensors
+        out_TE = grad_T.new_empty(len(expert_T), ctx.experts)
+        programs, block_t, block_e = _tiles(*out_TE.shape)
+        _weight_gradient[(programs,)](
+            grad_T.contiguous(), expert_T, out_TE, *out_TE.shape, BLOCK_T=block_t, BLOCK_E=block_e
+        )  # fmt: skip
+        return out_TE, None, None, None
+
+
+def takes(probs_TE: Tensor) -> bool:
+    """Whether there are kernels for such probabilities."""
+    return probs_TE.dtype == torch.float32 and probs_TE.shape[1] <= MOST_EXPERTS
+
+
+def route(probs_TE: Tensor, policy: RoutingPolicy, capacity: int, seeds: Seeds) -> Routing:
+    """As ``kaiyuan.model.routing.route`` with one choice a token, where an expert has fewer slots than there are
+    tokens.
+    """
+    weight, expert, choice, recycled = _Routed.apply(probs_TE.contiguous(), policy, capacity, seeds)
+    complete = policy.mode == "recycle" and capacity * probs_TE.shape[1] >= len(probs_TE)
+    return Routing(expert, weight, choice, recycled, complete)
