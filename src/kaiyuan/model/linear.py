@@ -26,6 +26,8 @@ class InFp8(NamedTuple):
     codes: Codes
     following_E: Tensor
     """float32; the largest number of each matrix as it is now, where ``codes.largest_E`` may be of one before."""
+    room_E: Tensor
+    """float32 zeros, for the next update's."""
 
 
 class _Copy:
@@ -61,7 +63,8 @@ class _Copy:
             saved, self.saved = self.saved, None
             into = None if self.in_fp8 is None else self.in_fp8.codes
             codes = codes_of(self.current(parameter), into, None if saved is None else saved[0])
-            self.in_fp8 = InFp8(codes, codes.largest_E.clone() if saved is None else saved[1])
+            following_E = codes.largest_E.clone() if saved is None else saved[1]
+            self.in_fp8 = InFp8(codes, following_E, torch.zeros_like(following_E))
             self.coded = True
         return self.in_fp8
 

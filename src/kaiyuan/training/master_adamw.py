@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kaiyuan.model.fused import on_gpu
-from kaiyuan.model.linear import gradient, holder, in_fp8, leaf, recoded
+from kaiyuan.model.linear import InFp8, gradient, holder, in_fp8, leaf, recoded
 from kaiyuan.model.native import operations
 
 LARGEST, FOLLOWING = "codes_largest", "codes_following"
@@ -39,11 +39,12 @@ class MasterAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        self._begin_codes()
+        coded = []
         for parameter, group in self._by_size:
             grad = gradient(parameter)
-            if grad is not None:
-                self._update(parameter, grad.contiguous(), group)
+            if grad is not None and (found := self._update(parameter, grad.contiguous(), group)) is not None:
+                coded.append(found)
+        _shift_largest(coded)
 
     @cached_property
     def _by_size(self) -> list[tuple[nn.Parameter, dict[str, Any]]]:
@@ -51,15 +52,8 @@ class MasterAdamW(torch.optim.Optimizer):
         pairs = [(parameter, group) for group in self.param_groups for parameter in group["params"]]
         return sorted(pairs, key=lambda pair: -pair[0].numel())
 
-    def _begin_codes(self) -> None:
-        """The largest numbers of the weights give the scales of the codes that this update writes."""
-        coded = [found for parameter, _ in self._by_size if (found := in_fp8(parameter)) is not None]
-        if coded:
-            following = [found.following_E for found in coded]
-            torch._foreach_copy_([found.codes.largest_E for found in coded], following)
-            torch._foreach_zero_(following)
-
-    def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> InFp8 | None:
+        """Returns what was written in fp8, if the weight is read so."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
@@ -75,12 +69,13 @@ class MasterAdamW(torch.optim.Optimizer):
         if coded is None:
             place = leaf(parameter)
             _update_of(parameter)(*tensors, None if place is parameter else place, self.clip_factor, **settings)
-            return
+            return None
         from kaiyuan.model.kernels.adamw import update_coded
 
         update_coded(*tensors, *coded, self.clip_factor, holder(parameter).dtype, **settings)
         recoded(parameter)
         state[LARGEST], state[FOLLOWING] = coded.codes.largest_E, coded.following_E
+        return coded
 
     def resume_codes(self) -> None:
         """Take what a checkpoint says of codes in fp8, so that they are made as they were."""
@@ -92,6 +87,17 @@ class MasterAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 holder(parameter).grad = parameter.grad = None
+
+
+def _shift_largest(coded: list[InFp8]) -> None:
+    """The weights' largest numbers have given the scales of the codes that an update wrote, and it found those of the
+    next. After all updates: before them a GPU would wait for it.
+    """
+    if coded:
+        following, room = [found.following_E for found in coded], [found.room_E for found in coded]
+        torch._foreach_copy_([found.codes.largest_E for found in coded], following)
+        torch._foreach_copy_(following, room)
+        torch._foreach_zero_(room)
 
 
 def _update_of(parameter: Tensor) -> Callable[..., None]:

@@ -79,16 +79,17 @@ def update(
 
 
 def update_coded(
-    master: Tensor, grad: Tensor, mean: Tensor, square: Tensor, codes: Codes, following_E: Tensor, factor: Tensor,
-    short: torch.dtype, *, step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
+    master: Tensor, grad: Tensor, mean: Tensor, square: Tensor, codes: Codes, largest_E: Tensor, following_E: Tensor,
+    factor: Tensor, short: torch.dtype, *,
+    step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
 ) -> None:  # fmt: skip
     """``update`` for weights (E, O, I) or (O, I) that products read in fp8: ``codes`` are rewritten, of the new weights
-    rounded to ``short``, with scales from ``codes.largest_E``. ``following_E`` (float32, all 0) gets the largest
-    numbers of the new weights: scales of the next update, so that a weight is read and written once.
+    rounded to ``short``, with scales from ``largest_E`` (float32), the largest numbers before the update, so that a
+    weight is read and written once. ``following_E`` (all 0) gets those after it.
     """
     experts, outputs, inputs = codes.codes.shape
     _adamw_coded[triton.cdiv(inputs, _INPUTS), triton.cdiv(outputs, _OUTPUTS), experts](
-        master, grad, mean, square, *codes, following_E, factor, outputs, inputs, lr, *betas, eps, weight_decay,
-        1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, SHORT=_SHORT[short],
+        master, grad, mean, square, *codes[:4], largest_E, following_E, factor, outputs, inputs, lr, *betas, eps,
+        weight_decay, 1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, SHORT=_SHORT[short],
         OUTPUTS=_OUTPUTS, INPUTS=_INPUTS, num_warps=_WARPS,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kaiyuan.model.kernels.fp8 import Codes, Rows, rows_of
+from kaiyuan.model.kernels.grouped import grouped_product
 
 Operand: TypeAlias = Tensor | Rows
 
@@ -54,9 +55,7 @@ def coded(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor | None, d
         )
     if not x.codes.is_cuda:
         return _one_by_one(x, codes_EOI, scale_EO, ends_E, dtype)
-    return torch._scaled_grouped_mm(
-        x.codes, codes_EOI.transpose(1, 2), x.scale_N, scale_EO, offs=ends_E, out_dtype=dtype, use_fast_accum=True
-    )
+    return grouped_product(*x, codes_EOI, scale_EO, ends_E, dtype)
 
 
 def _one_by_one(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor, dtype: torch.dtype) -> Tensor:
