@@ -103,3 +103,34 @@ def test_a_run_that_goes_on_codes_as_the_one_that_did_not_stop(tmp_path: Path) -
         update(weight, optimizer, seed)
         update(again, other, seed)
         assert torch.equal(weight, again)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_what_a_run_in_fp8_kept_is_forgotten_by_one_that_is_not(tmp_path: Path) -> None:
+    """Its weights move on, and scales from before would cut off what has grown when fp8 is wanted again."""
+    weight, optimizer = weight_and_optimizer()
+    linear.codes(weight, torch.float16)
+    update(weight, optimizer, 1)
+    model = torch.nn.Module()
+    model.weight = weight
+    folder = save_training_checkpoint(tmp_path, 1, model, optimizer, {})
+    model.weight, other = weight_and_optimizer()
+    load_training_checkpoint(folder, model, other)
+    assert {"codes_largest", "codes_following"} < other.state[model.weight].keys()
+    update(model.weight, other, 2)
+    assert set(other.state[model.weight]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_the_trainer_hands_on_what_a_checkpoint_says_of_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimiser takes the scales when the trainer has filled it from a checkpoint, not before."""
+    seen: list[int] = []
+    monkeypatch.setattr(master_adamw.MasterAdamW, "resume_codes", lambda self: seen.append(len(self.state)))
+    model = Transformer(CONFIG, torch.bfloat16)
+    model.init_weights()
+    Trainer(
+        "", model, RandomTokens(), language_model_loss, TrainerSettings(3, 1e-3, checkpoint_every=2), tmp_path
+    ).fit()
+    assert seen == []
+    trainer = Trainer("", model, RandomTokens(), language_model_loss, TrainerSettings(3, 1e-3), tmp_path)
+    assert isinstance(trainer.optimizer, master_adamw.MasterAdamW), "needs a C++ compiler"
+    assert seen == [len(list(model.parameters()))]

@@ -21,8 +21,8 @@ from kaiyuan.errors import CheckpointError, listing
 from kaiyuan.files import atomic_folder, read_json, write_json
 
 _SLOTS = ("exp_avg", "exp_avg_sq", "step")
-_MORE = ("codes_largest", "codes_following")
-"""What the state of weights trained in fp8 has besides (``kaiyuan.training.master_adamw``)."""
+CODES = ("codes_largest", "codes_following")
+"""What AdamW's state of a weight with codes in fp8 has besides: ``Codes.largest_E``, and that of the next update."""
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     problems = []
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            found = {slot: tensors[f"{name}/{slot}"] for slot in (*_SLOTS, *_MORE) if f"{name}/{slot}" in tensors}
+            found = {slot: tensors[f"{name}/{slot}"] for slot in (*_SLOTS, *CODES) if f"{name}/{slot}" in tensors}
             if not found:
                 continue
             problems += [f"{name}/{slot}: missing" for slot in _SLOTS if slot not in found]

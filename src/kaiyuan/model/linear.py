@@ -5,6 +5,8 @@ product casts its weight. No autocast rules to remember, and a float32 input giv
 
 Where memory's speed matters (a GPU), a copy in the compute dtype is kept beside each float32 weight instead of cast
 at every use. The copy is a leaf of its own: products read it, and its gradient, in the copy's dtype, is the weight's.
+Products in fp8 read codes, which are kept beside the copy; then updates write the codes alone, and the copy is where
+the gradient arrives (``holder``), filled again only if somebody wants to read it (``leaf``).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class InFp8(NamedTuple):
 
 
 class _Copy:
-    """A leaf that follows its parameter: ``version`` is the parameter's when the leaf was last filled."""
+    """A leaf that follows its parameter, and its codes; ``version`` is the parameter's when they were last made."""
 
     def __init__(self, parameter: nn.Parameter, dtype: torch.dtype) -> None:
         self.leaf = parameter.detach().to(dtype).requires_grad_()

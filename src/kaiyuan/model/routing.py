@@ -257,6 +257,10 @@ class RouterStats(NamedTuple):
     entropy: Tensor
     """Mean entropy of the router's distribution in nats; log E when it knows nothing."""
 
+    def detached(self) -> RouterStats:
+        """The same without gradients."""
+        return RouterStats(*(value.detach() for value in self))
+
     @property
     def violation(self) -> Tensor:
         """How far the fullest expert's computed load is over the mean: max / mean - 1."""

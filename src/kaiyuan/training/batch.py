@@ -66,7 +66,8 @@ class Batch:
         return self._map(torch.clone)
 
     def copy_(self, other: Batch) -> None:
-        """Take the rows of ``other``, of the same shape, without documents and what an objective needs beyond them."""
+        """Take the rows of ``other``, of the same shape; neither may have more than rows of tokens."""
+        assert other.documents_BT is None and not other.extra
         for mine, its in zip(self._rows(), other._rows(), strict=True):
             mine.copy_(its)
 
@@ -119,6 +120,9 @@ class Loss:
 class Objective(Protocol):
     """A loss. ``whole`` is the complete batch of which ``part`` is a micro-batch, so that parts add up to the
     whole's loss.
+
+    For batches that are rows of tokens alone it must be a function of their tensors that reads no number back: a GPU
+    captures such a step once and replays it (``step_graph``).
     """
 
     def __call__(self, model: Transformer, part: Batch, whole: Batch) -> Loss: ...

@@ -1,4 +1,5 @@
-"""AdamW over float32 masters: one pass reads a gradient and writes master, moments and the bfloat16 copy.
+"""AdamW over float32 masters: one pass reads a gradient and writes master, moments and what products read, the copy in
+bfloat16 or codes in fp8, as they are and turned.
 
 The arithmetic is that of ``torch.optim.AdamW``. What it saves is memory traffic, which is all that an optimiser costs:
 28 bytes a parameter, where casting gradients to float32, clipping, updating and casting weights anew take 60. The
@@ -14,12 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kaiyuan.checkpoint.training import CODES
 from kaiyuan.model.fused import on_gpu
 from kaiyuan.model.linear import InFp8, gradient, holder, in_fp8, leaf, recoded
 from kaiyuan.model.native import operations
-
-LARGEST, FOLLOWING = "codes_largest", "codes_following"
-"""Slots of the state of a weight with codes in fp8: ``Codes.largest_E``, and that of the next update."""
 
 
 class MasterAdamW(torch.optim.Optimizer):
@@ -69,19 +68,21 @@ class MasterAdamW(torch.optim.Optimizer):
         if coded is None:
             place = leaf(parameter)
             _update_of(parameter)(*tensors, None if place is parameter else place, self.clip_factor, **settings)
+            for slot in CODES:  # of a checkpoint whose run was in fp8: true no longer
+                state.pop(slot, None)
             return None
         from kaiyuan.model.kernels.adamw import update_coded
 
         update_coded(*tensors, *coded, self.clip_factor, holder(parameter).dtype, **settings)
         recoded(parameter)
-        state[LARGEST], state[FOLLOWING] = coded.codes.largest_E, coded.following_E
+        state.update(zip(CODES, (coded.codes.largest_E, coded.following_E), strict=True))
         return coded
 
     def resume_codes(self) -> None:
         """Take what a checkpoint says of codes in fp8, so that they are made as they were."""
         for parameter, state in self.state.items():
-            if LARGEST in state and hasattr(parameter, "compute_copy"):
-                parameter.compute_copy.saved = state[LARGEST], state[FOLLOWING]
+            if CODES[0] in state and hasattr(parameter, "compute_copy"):
+                parameter.compute_copy.saved = tuple(state[slot] for slot in CODES)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:

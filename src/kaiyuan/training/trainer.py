@@ -298,7 +298,7 @@ class Trainer:
             totals = {name: totals.get(name, torch.zeros_like(value)) + value for name, value in found.items()}
         if self.parallel is not None:
             return self.parallel.sum_metrics(totals), self.parallel.sum_stats(router)
-        return totals, router
+        return totals, [stats.detached() for stats in router]
 
     def _keep_incident(self, batch: Batch, metrics: dict[str, float]) -> None:
         """What a refused step looked like on every rank, and its batch."""
