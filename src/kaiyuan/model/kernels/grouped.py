@@ -4,6 +4,9 @@ PyTorch's (``_scaled_grouped_mm``) takes 15% longer on Hopper (docs/lab-notes.md
 multiprocessor, go through the tiles of all groups' outputs; the number of tiles is known on the device alone. A tile's
 last rows may be those of the next group: they are multiplied with the wrong matrix and not written.
 
+Hopper adds up e4m3 products in fewer bits than float32 has, which is accepted: dense products do so too
+(``use_fast_accum``), and losses stay within what another order of batches changes (docs/lab-notes.md).
+
 Shapes: N rows, O outputs, I inputs, E experts.
 """
 
@@ -24,6 +27,30 @@ _BAND = tl.constexpr(4)
 
 
 @triton.jit
+def _at(value_e, expert):
+    """``value_e[expert]``."""
+    return tl.sum(tl.where(tl.arange(0, value_e.shape[0]) == expert, value_e, 0), 0)
+
+
+@triton.jit
+def _place(tile, start_e, end_e, tiles_e, last_e, tiles_o, ROWS: tl.constexpr, OUTPUTS: tl.constexpr):
+    """Of a tile: its expert, its first row, where that expert's rows end, and its first output.
+
+    Tiles are numbered expert by expert, up to ``last_e``; an expert has ``tiles_e`` of rows times ``tiles_o`` of
+    outputs. Its tiles of rows form bands of ``_BAND``, the last of which may be smaller. A band goes through the
+    outputs, and for each tile of those through its rows.
+    """
+    expert = tl.sum((last_e <= tile).to(tl.int32), 0)
+    end, tiles_n = _at(end_e, expert), _at(tiles_e, expert)
+    in_expert = tile - _at(last_e - tiles_e * tiles_o, expert)
+    band_start = in_expert // (_BAND * tiles_o) * _BAND
+    band_rows, in_band = tl.minimum(tiles_n - band_start, _BAND), in_expert % (_BAND * tiles_o)
+    row = _at(start_e, expert) + (band_start + in_band % band_rows) * ROWS
+    output = in_band // band_rows * OUTPUTS
+    return expert, row, end, output
+
+
+@triton.jit
 def _grouped_product(
     x, weight, out_tiles, out, scale_n, scale_o, ends, outputs, inputs, tiles_o, PROGRAMS: tl.constexpr,
     EXPERTS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PAD: tl.constexpr,
@@ -34,14 +61,7 @@ def _grouped_product(
     tiles_e = tl.where(e < EXPERTS, (end_e - start_e + ROWS - 1) // ROWS, 0)
     last_e = tl.cumsum(tiles_e, 0) * tiles_o
     for tile in tl.range(tl.program_id(0), tl.max(last_e, 0), PROGRAMS):
-        expert = tl.sum((last_e <= tile).to(tl.int32), 0)
-        mine = e == expert
-        end, tiles_n = tl.sum(tl.where(mine, end_e, 0), 0), tl.sum(tl.where(mine, tiles_e, 0), 0)
-        place = tile - tl.sum(tl.where(mine, last_e - tiles_e * tiles_o, 0), 0)
-        first = place // (_BAND * tiles_o) * _BAND
-        band, place = tl.minimum(tiles_n - first, _BAND), place % (_BAND * tiles_o)
-        row = tl.sum(tl.where(mine, start_e, 0), 0) + (first + place % band) * ROWS
-        output = place // band * OUTPUTS
+        expert, row, end, output = _place(tile, start_e, end_e, tiles_e, last_e, tiles_o, ROWS, OUTPUTS)
         total = tl.zeros((ROWS, OUTPUTS), tl.float32)
         for i in tl.range(0, inputs, INPUTS):
             total = tl.dot(x.load([row, i]), weight.load([expert * outputs + output, i]).T, total)
