@@ -264,6 +264,26 @@ def test_an_update_that_writes_codes_is_one_that_does_not_and_codes_of_what_it_m
     assert not torch.equal(following, before)
 
 
+def _grouped_and_expected(
+    x: Tensor, scale_N: Tensor, weight: Tensor, scale_EO: Tensor, ends: list[int], dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What the kernel makes of an output full of NaN, by few programs so that each has several tiles; and each expert
+    alone, in float64, with NaN in rows that belong to none.
+    """
+    ends_E = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
+    with monkeypatch.context() as patch:
+        patch.setattr(grouped, "_programs", lambda device: 3)
+        patch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, float("nan"), **options))
+        found = grouped.grouped_product(x, scale_N, weight, scale_EO, ends_E, dtype)
+    rows, matrices = x.double() * scale_N[:, None], weight.double() * scale_EO[:, :, None]
+    expected, start = torch.full_like(found, float("nan"), dtype=torch.float64), 0
+    for matrix, end in zip(matrices, ends, strict=True):
+        expected[start:end] = rows[start:end] @ matrix.T
+        start = end
+    return found, expected
+
+
 @pytest.mark.parametrize(
     ("ends", "sizes"), [([5, 5, 21], (40, 48)), ([0, 16, 37], (24, 16)), ([64, 64, 64], (8, 64)), ([0, 0, 0], (16, 16))]
 )
@@ -278,13 +298,17 @@ def test_grouped_products_are_those_of_each_expert_alone(
     scale_N, scale_EO = random(64).abs(), random(3, outputs).abs()
     if DEVICE == "cuda":
         x, weight = (random(*value.shape).to(fp8.E4M3) for value in (x, weight))
-    out = grouped.grouped_product(
-        x, scale_N, weight, scale_EO, torch.tensor(ends, dtype=torch.int32, device=DEVICE), torch.float32
-    )
-    start = 0
-    for expert, end in enumerate(ends):
-        part = (x[start:end].double() * scale_N[start:end, None]) @ (
-            weight[expert].double() * scale_EO[expert, :, None]
-        ).T
-        torch.testing.assert_close(out[start:end].double(), part, rtol=2e-3, atol=2e-3)
-        start = end
+    found, expected = _grouped_and_expected(x, scale_N, weight, scale_EO, ends, torch.float32, monkeypatch)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3, equal_nan=True)
+
+
+def test_grouped_products_in_tiles_of_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several bands, an expert without rows, ends within a tile, outputs and inputs that tiles do not divide. Sums are
+    small whole numbers and scales powers of two: to the bit, though a GPU keeps few bits of sums.
+    """
+    ends, rows, outputs, inputs = [130, 130, 843, 1000], 1100, 392, 272
+    x, weight = (random(*shape).round().clamp(-2, 2).to(fp8.E4M3) for shape in ((rows, inputs), (4, outputs, inputs)))
+    scale_N, scale_EO = random(rows).round().exp2(), random(4, outputs).round().exp2()
+    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+    found, expected = _grouped_and_expected(x, scale_N, weight, scale_EO, ends, dtype, monkeypatch)
+    torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=0, equal_nan=True)
