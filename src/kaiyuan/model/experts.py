@@ -85,7 +85,7 @@ class _FeedForward(nn.Module):
         both = codes(gate_up, x.dtype), codes(down, x.dtype)
         return holder(gate_up).to(x.dtype), holder(down).to(x.dtype), both
 
-    def coded(self, x_TD: Tensor) -> Rows | None:
+    def code_input(self, x_TD: Tensor) -> Rows | None:
         """``x`` in fp8 if products take it so: made once where several layers have the same input."""
         if not (self.fp8 and fused(x_TD)):
             return None
@@ -95,7 +95,7 @@ class _FeedForward(nn.Module):
 
 
 class SharedExpert(_FeedForward):
-    """The expert that every token passes through. (..., D) to (..., D); ``coded`` may hold ``coded(x)``."""
+    """The expert that every token passes through. (..., D) to (..., D); ``coded`` may be ``code_input(x)``."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -245,8 +245,8 @@ def _takes_groups(x: Tensor) -> bool:
 class Experts(_FeedForward):
     """The specialised experts of one layer, stacked: ``gate_up`` (E, 2F, D), gate first, and ``down`` (E, D, F)."""
 
-    trainable = True
-    """False where weights are kept in forms for inference."""
+    training_kernels = True
+    """Whether the kernels of a training step can read the weights: not where they are kept in forms for inference."""
 
     def __init__(self, num_experts: int, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -259,19 +259,24 @@ class Experts(_FeedForward):
     ) -> Tensor:  # fmt: skip
         """``base_TD`` (0 without it) plus the weighted sum over each token's experts, (T, D); a token that no expert
         computes gets nothing. ``residual_TD`` is added to that if it is given: by kernels in the same pass. ``coded``
-        may hold ``coded(x)``.
+        may be ``code_input(x)``.
         """
-        if self.trainable and fused(x_TD) and _takes_groups(x_TD):
+        if self.training_kernels and fused(x_TD) and _takes_groups(x_TD):
             from kaiyuan.model.kernels.feed_forward import grouped
 
             gate_up, down, in_fp8 = self._weights(x_TD, self.gate_up, self.down)
             weight_N, places = dispatch.routing.weight_N, dispatch.places()
-            return grouped(x_TD, base_TD, gate_up, down, weight_N, places, self.recompute, in_fp8, coded, residual_TD)
+            return grouped(
+                x_TD, base_TD, gate_up, down, weight_N=weight_N, places=places, recompute=self.recompute, codes=in_fp8,
+                coded=coded, residual_TD=residual_TD,
+            )  # fmt: skip
         out_TD = self.combined(self.computed(x_TD, dispatch), x_TD, dispatch, base_TD)
         return out_TD if residual_TD is None else residual_TD + out_TD
 
     def computed(self, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
-        """What its expert makes of each assignment's token, (N, D) in the order of ``dispatch``; without kernels."""
+        """What its expert makes of each assignment's token, (N, D) in the order of ``dispatch``, without the kernels of
+        a training step. Forms for inference override it.
+        """
         x_ND = x_TD[dispatch.token_N]
         if is_gpu(x_TD) and _takes_groups(x_TD):
             return self.grouped(x_ND, dispatch)

@@ -47,7 +47,7 @@ class PackedLinear(nn.Module):
 class PackedExperts(Experts):
     """Takes the place of ``Experts``; for inference in bfloat16 only."""
 
-    trainable = False
+    training_kernels = False
 
     def __init__(self, experts: Experts) -> None:
         nn.Module.__init__(self)

@@ -127,7 +127,7 @@ class QuantizedLinear(nn.Module):
 class QuantizedExperts(Experts):
     """Takes the place of ``Experts``; for inference only."""
 
-    trainable = False
+    training_kernels = False
 
     def __init__(self, experts: Experts, scheme: Scheme) -> None:
         nn.Module.__init__(self)
@@ -157,8 +157,8 @@ class QuantizedExperts(Experts):
         ends_E = dispatch.ends_E.to(torch.int32)
         scales = [self.get_buffer(f"{name}_scale").squeeze(-1) for name in ("gate_up", "down")]
         rows = fp8.rows_of(x_TD.contiguous()).gather(dispatch.token_N, ends_E[-1:])
-        hidden_NH = matrices.coded(rows, self.gate_up, scales[0], ends_E, x_TD.dtype)
-        out_ND = matrices.coded(swiglu.forward_coded(hidden_NH)[1], self.down, scales[1], ends_E, x_TD.dtype)
+        hidden_NH = matrices.coded_product(rows, self.gate_up, scales[0], ends_E, x_TD.dtype)
+        out_ND = matrices.coded_product(swiglu.forward_coded(hidden_NH)[1], self.down, scales[1], ends_E, x_TD.dtype)
         return out_ND if dispatch.kept_N is None else torch.where(dispatch.kept_N[:, None], out_ND, 0)
 
     def product(self, which: str, expert: int, x_ND: Tensor) -> Tensor:

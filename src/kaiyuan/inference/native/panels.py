@@ -120,7 +120,7 @@ class PanelGateUp(nn.Module):
 class PanelExperts(Experts):
     """Takes the place of ``Experts``; for inference only."""
 
-    trainable = False
+    training_kernels = False
 
     def __init__(self, arena: Arena, experts: Experts) -> None:
         nn.Module.__init__(self)

@@ -35,7 +35,7 @@ def forwards(x: Operand, weight: Weight, ends_E: Tensor | None = None) -> Tensor
     """``x @ weight.T`` (N, O); with ``ends`` (int32) each expert's on the rows that end there."""
     if isinstance(x, Rows):
         assert weight.codes is not None
-        return coded(x, weight.codes.codes, weight.codes.scale_EO, ends_E, weight.matrix.dtype)
+        return coded_product(x, weight.codes.codes, weight.codes.scale_EO, ends_E, weight.matrix.dtype)
     return x @ weight.matrix.t() if ends_E is None else F.grouped_mm(x, weight.matrix.transpose(1, 2), offs=ends_E)
 
 
@@ -43,11 +43,11 @@ def backwards(grad: Operand, weight: Weight, ends_E: Tensor | None = None) -> Te
     """``grad @ weight`` (N, I), likewise."""
     if isinstance(grad, Rows):
         assert weight.codes is not None
-        return coded(grad, weight.codes.turned, weight.codes.scale_EI, ends_E, weight.matrix.dtype)
+        return coded_product(grad, weight.codes.turned, weight.codes.scale_EI, ends_E, weight.matrix.dtype)
     return grad @ weight.matrix if ends_E is None else F.grouped_mm(grad, weight.matrix, offs=ends_E)
 
 
-def coded(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor | None, dtype: torch.dtype) -> Tensor:
+def coded_product(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor | None, dtype: torch.dtype) -> Tensor:
     """``forwards`` for a weight in e4m3 with a float32 scale for each output."""
     if ends_E is None:
         return torch._scaled_mm(
@@ -65,6 +65,6 @@ def _one_by_one(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor, dt
     for expert, end in enumerate(ends_E.tolist()):
         if end > start:
             some = Rows(x.codes[start:end], x.scale_N[start:end])
-            out_NO[start:end] = coded(some, codes_EOI[expert, None], scale_EO[expert, None], None, dtype)
+            out_NO[start:end] = coded_product(some, codes_EOI[expert, None], scale_EO[expert, None], None, dtype)
         start = end
     return out_NO

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kaiyuan.model.kernels.fp8 import Codes, rows_of
-from kaiyuan.model.kernels.matrices import coded
+from kaiyuan.model.kernels.matrices import coded_product
 
 
 class _Projections(torch.autograd.Function):
@@ -25,13 +25,13 @@ class _Projections(torch.autograd.Function):
         ctx.save_for_backward(x_NI)
         ctx.codes = codes
         rows = rows_of(x_NI)
-        return tuple(coded(rows, of.codes, of.scale_EO, None, x_NI.dtype) for of in codes)
+        return tuple(coded_product(rows, of.codes, of.scale_EO, None, x_NI.dtype) for of in codes)
 
     @staticmethod
     def backward(ctx: Any, *grads_NO: Tensor) -> tuple[Tensor | None, ...]:
         (x_NI,) = ctx.saved_tensors
         grads_x = [
-            coded(rows_of(grad_NO.contiguous()), of.turned, of.scale_EI, None, x_NI.dtype)
+            coded_product(rows_of(grad_NO.contiguous()), of.turned, of.scale_EI, None, x_NI.dtype)
             for grad_NO, of in zip(grads_NO, ctx.codes, strict=True)
         ]
         return None, *grads_x, *(grad_NO.t() @ x_NI for grad_NO in grads_NO)
