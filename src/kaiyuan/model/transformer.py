@@ -69,7 +69,8 @@ class MoE(nn.Module):
         x_TD, routed_TD, shared_TD = (x.flatten(0, 1) for x in (x_BTD, *(again or (x_BTD, x_BTD))))
         logits_TE = self.router(x_TD)
         coded = self.experts.code_input(x_TD)
-        # Before the routing: its many small operations are handed to a GPU while that multiplies.
+        # Before the routing: a GPU multiplies while the host hands over its small operations. That is for steps that
+        # are not captured (dropout, several processes): a replay waits for no host.
         shared_out_TD = None if self.shared is None else self.shared(shared_TD, coded)
         probs_TE = logits_TE.softmax(-1)
         policy = mode.routing if self.training else DROPLESS
