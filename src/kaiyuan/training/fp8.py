@@ -10,7 +10,9 @@ from kaiyuan.model.fused import on_gpu
 from kaiyuan.model.transformer import Transformer
 
 _CAPABILITY = (9, 0)
-"""Hopper, whose products of groups of rows PyTorch has in fp8."""
+"""Hopper: tensor cores for e4m3. PyTorch's ``_scaled_mm`` (scales for each row) has the dense products on them; our
+kernel has those of groups of rows, and loads them with tensor descriptors.
+"""
 
 
 def check_fp8(model: Transformer, alone: bool) -> None:

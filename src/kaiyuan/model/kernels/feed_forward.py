@@ -1,4 +1,4 @@
-"""The feed-forward layers of a training step on a GPU: library matrix products with one kernel between each two.
+"""The feed-forward layers of a training step on a GPU: matrix products (``matrices``), one kernel between each two.
 
 Both are autograd functions of their own: each gradient is computed in the layout its weight has, the combine weight
 goes into the activation (so the down-projection's output needs no further pass and need not be kept), and with

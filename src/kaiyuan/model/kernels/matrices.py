@@ -1,5 +1,5 @@
-"""Matrix products of feed-forward layers by the libraries: dense or of groups of rows, in the activations' own dtype
-or in fp8.
+"""Matrix products of feed-forward layers, dense or of groups of rows, in the activations' own dtype or in fp8; those in
+fp8 are attention's too. PyTorch has all but the products of groups in fp8, which are a kernel of ours (``grouped``).
 
 Shapes: N rows, O outputs, I inputs, E experts.
 """
@@ -59,7 +59,7 @@ def coded_product(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor |
 
 
 def _one_by_one(x: Rows, codes_EOI: Tensor, scale_EO: Tensor, ends_E: Tensor, dtype: torch.dtype) -> Tensor:
-    """The grouped product where PyTorch has none: on a CPU, for tests."""
+    """The grouped product where our kernel does not run: on a CPU, for tests."""
     out_NO = x.scale_N.new_zeros(len(x.codes), codes_EOI.shape[1], dtype=dtype)
     start = 0
     for expert, end in enumerate(ends_E.tolist()):
