@@ -86,7 +86,10 @@ class HangWatch:
 
 
 def first_bad_layer(model: nn.Module, run: Callable[[], Any]) -> str | None:
-    """The name of the first block whose output is not finite when ``run()`` computes ``model``; None if all are."""
+    """The name of the first block whose output is not finite when ``run()`` computes ``model``; None if all are.
+
+    Nothing is kept for gradients, so a run in fp8 is looked at in its compute dtype.
+    """
     found: list[str] = []
 
     def look(name: str) -> Callable[..., None]:
