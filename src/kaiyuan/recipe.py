@@ -30,8 +30,9 @@ class RunSection(Settings):
     seed: int = 0
     device: str = "auto"
     """``auto`` takes a GPU if there is one."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """What training computes in; parameters and optimiser state are float32 either way."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What training computes in; parameters and optimiser state are float32 either way. ``auto`` is bf16, but fp32 on a
+    CPU or GPU that has no quick products in bf16."""
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0 leaves the choice to torch."""
     tensorboard: bool = False

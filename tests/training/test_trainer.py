@@ -22,10 +22,12 @@ from training_process import CONFIG, RandomTokens
 from kaiyuan.errors import CheckpointError, TrainingError
 from kaiyuan.model.routing import DROPLESS, RoutingPolicy
 from kaiyuan.model.transformer import Transformer
+from kaiyuan.recipe import RunSection
 from kaiyuan.training.batch import Batch, BatchSource
 from kaiyuan.training.guard import LossGuard
 from kaiyuan.training.objective import language_model_loss
 from kaiyuan.training.optimizer import expert_lr_ratio, optimal_lr, parameter_groups
+from kaiyuan.training.pretrain import compute_dtype
 from kaiyuan.training.schedule import Schedule
 from kaiyuan.training.trainer import Trainer, TrainerSettings
 
@@ -309,3 +311,15 @@ def test_a_checkpoint_of_another_model_is_explained(tmp_path: Path) -> None:
     other.init_weights()
     with pytest.raises(CheckpointError, match=r"embed.weight: has shape \(64, 32\), the model needs \(64, 48\)"):
         Trainer("test", other, RandomTokens(), language_model_loss, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_a_recipe_lets_a_model_compute_in(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without instructions for bfloat16 would take a hundred times as long in it."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: quick, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    cpu = torch.device("cpu")
+    wanted = torch.bfloat16 if quick else torch.float32
+    assert compute_dtype(RunSection(name="x"), cpu) == wanted
+    assert compute_dtype(RunSection(name="x", precision="bf16"), cpu) == torch.bfloat16
+    assert compute_dtype(RunSection(name="x", precision="fp32"), cpu) == torch.float32

@@ -132,5 +132,6 @@ def run_dpo(context: StageContext) -> dict[str, Any]:
 def trainable(folder: Path, context: StageContext) -> Transformer:
     """The model in ``folder`` with float32 parameters, computing in the run's precision on its device."""
     model = load_model(folder)
-    model.compute_dtype = compute_dtype(context.recipe.run)
-    return model.to(pick_device(context.recipe.run))
+    device = pick_device(context.recipe.run)
+    model.compute_dtype = compute_dtype(context.recipe.run, device)
+    return model.to(device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kaiyuan.model.device import multiplies_bfloat16
 from kaiyuan.model.experts import Dispatch, Experts
 from kaiyuan.model.linear import Linear
 from kaiyuan.model.transformer import Transformer
@@ -17,12 +18,7 @@ from kaiyuan.model.transformer import Transformer
 def can_pack(model: Transformer) -> bool:
     """Whether this machine and the model's weights can be packed: bfloat16 on a CPU that has products of it."""
     weight = model.embed.weight
-    return bool(
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and multiplies_bfloat16(weight.device)
 
 
 def _pack(weight: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ def train_stage(context: StageContext, stage: ExtendStage, number: int, source: 
     phases = [MixturePhase(settings.steps * rows, mixture, long_documents=section.long_share)]
     loader = TokenLoader(shards, phases, stage.length, seed)
     model = longer(load_model(source), stage)
-    model.compute_dtype = compute_dtype(recipe.run)
     device = pick_device(recipe.run)
+    model.compute_dtype = compute_dtype(recipe.run, device)
     model.to(device)
     target.mkdir(parents=True, exist_ok=True)
     label = f"extend to {stage.length}"

@@ -20,7 +20,7 @@ from kaiyuan.corpus.mixture import caps_by_label, check_phases, spread
 from kaiyuan.corpus.schedule import LOG, follow, read_mixture, scheduled, used, within_epochs
 from kaiyuan.corpus.shards import Shard, open_shards, token_counts
 from kaiyuan.files import write_json
-from kaiyuan.model.device import usable_device
+from kaiyuan.model.device import multiplies_bfloat16, usable_device
 from kaiyuan.model.fused import use_kernels
 from kaiyuan.model.routing import RoutingPolicy
 from kaiyuan.model.transformer import Transformer
@@ -90,7 +90,10 @@ def pick_device(run: RunSection) -> torch.device:
     return usable_device("run.device", name)
 
 
-def compute_dtype(run: RunSection) -> torch.dtype:
+def compute_dtype(run: RunSection, device: torch.device) -> torch.dtype:
+    """What the recipe lets a model on ``device`` compute in."""
+    if run.precision == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     return torch.bfloat16 if run.precision == "bf16" else torch.float32
 
 
@@ -157,11 +160,12 @@ def new_model(recipe: Recipe, vocab_size: int, context_length: int, device: torc
         config = config.replace(max_position_embeddings=context_length)
     many = dist.is_available() and dist.is_initialized()  # then the trainer fills what each rank keeps
     with torch.device("meta") if many else contextlib.nullcontext():
-        model = Transformer(config, compute_dtype(recipe.run))
+        model = Transformer(config, compute_dtype(recipe.run, device))
     if not many:
         model.init_weights(recipe.run.seed)
     count = config.parameters()
-    say(f"model: {quantity(count.total)} parameters, {quantity(count.active)} active per token")
+    dtype = str(model.compute_dtype).removeprefix("torch.")
+    say(f"model: {quantity(count.total)} parameters, {quantity(count.active)} active per token, computes in {dtype}")
     return model if many else model.to(device)
 
 
