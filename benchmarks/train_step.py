@@ -6,10 +6,11 @@ machine.
     python benchmarks/train_step.py --shape mid --peers grouped_mm
 
 A step is forward pass, loss, backward pass, clipping and AdamW. Ours keeps float32 parameters and optimiser state and
-computes in bfloat16, with kernels and (``plain``) without. The peer runs with each of its expert implementations, each
-with parameters, optimiser state and arithmetic in bfloat16 (half of our bytes) and in float32; with ``--dtypes
-autocast`` under autocast with float32 parameters, as ours. Every contender has a process of its own; their steps take
-turns, so a slow minute of the machine hits all of them, and medians are compared.
+computes in bfloat16 where that is quick, else in float32, with kernels and (``plain``) without. The peer runs with each
+of its expert implementations, each with parameters, optimiser state and arithmetic in float32 and, where that is quick,
+in bfloat16 (half of our bytes); with ``--dtypes autocast`` under autocast with float32 parameters, as ours. Every
+contender has a process of its own; their steps take turns, so a slow minute of the machine hits all of them, and
+medians are compared.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
+from kaiyuan.model.device import multiplies_bfloat16
 
 Step = Callable[[], float]
 SHAPES = {
@@ -49,7 +52,7 @@ def our_step(options: argparse.Namespace, plain: bool) -> Step:
         intermediate_size=options.width, rope_alpha=1000.0,
         cla_share_factor=options.cla,
     )  # fmt: skip
-    model = Transformer(config, torch.bfloat16).to(options.device).train()
+    model = Transformer(config, torch.bfloat16 if options.short else torch.float32).to(options.device).train()
     model.init_weights()
     model.mode.routing = RoutingPolicy(mode=options.routing)
     optimizer = adamw(model, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8, expert_ratio=0.31)
@@ -132,8 +135,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--routing", default="dropless", choices=("dropless", "drop", "recycle"))
     parser.add_argument("--peers", nargs="*", default=["eager", "grouped_mm"], help="also: batched_mm")
-    parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float32"], help="of the peers; also: autocast")
+    parser.add_argument("--dtypes", nargs="*", help="of the peers: bfloat16, float32, autocast")
     options = parser.parse_args()
+    options.short = multiplies_bfloat16(torch.device(options.device))
+    options.dtypes = options.dtypes or (["bfloat16", "float32"] if options.short else ["float32"])
     for name, value in SHAPES[options.shape].items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -169,7 +174,8 @@ def main() -> None:
     count = options.batch * options.length
     ours, best = statistics.median(results["kaiyuan"]), float("inf")
     print(f"{count} tokens a step, hidden {options.hidden}, {options.layers} layers, 16+1 experts of {options.width}, "
-          f"vocabulary {options.vocabulary}, {torch.get_num_threads()} threads, {options.device}")  # fmt: skip
+          f"vocabulary {options.vocabulary}, {torch.get_num_threads()} threads, {options.device}, "
+          f"ours in {'bfloat16' if options.short else 'float32'}")  # fmt: skip
     for name, seconds in results.items():
         if isinstance(seconds, str):
             print(f"{name:34} failed: {seconds[:120]}")
