@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -149,13 +148,6 @@ def test_few_pages_and_many_sequences(model: Transformer) -> None:
 def test_guesses_and_bursts_get_along(model: Transformer) -> None:
     engine = with_kernels(model, speculative_tokens=3)
     same(engine.generate(PROMPTS, GREEDY), without(model).generate(PROMPTS, GREEDY))
-
-
-@pytest.fixture
-def rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter multiplies by numpy, where a row's last bit may depend on its place (on Zen 3 it does)."""
-    if DEVICE == "cpu":
-        monkeypatch.setattr(np, "matmul", lambda a, b, dtype=None: np.einsum("ij,jk->ik", a, b, dtype=dtype))
 
 
 @pytest.mark.usefixtures("rows_apart")

@@ -69,6 +69,7 @@ def test_norm_of_a_sum(dtype: torch.dtype) -> None:
     close(normed, rms_norm_reference(whole, gain, EPS), dtype)
 
 
+@pytest.mark.usefixtures("rows_apart")
 def test_linear_in_tiles_of_its_own_gives_each_row_the_same_whatever_stands_beside_it() -> None:
     x, (weight, _) = random(70, 96), matrix(40, 96, dtype=torch.float32, scheme=None)
     tile = Tile(32, 16, 32)

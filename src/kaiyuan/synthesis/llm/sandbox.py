@@ -28,6 +28,8 @@ from kaiyuan.synthesis.llm.config import SandboxSettings
 
 _INSIDE = Path(__file__).with_name("sandbox_inside.py")
 _MOST_CODE, _MOST_TESTS, _MOST_TEST = 100_000, 12, 2000
+_PATIENCE = 60.0
+"""Seconds that the proof of the sandbox may take: on a busy machine it is no less safe."""
 _UNSHARE = ("--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--ipc", "--uts", "--kill-child")
 
 
@@ -58,16 +60,17 @@ class Sandbox:
     async def _prove(self) -> None:
         with tempfile.NamedTemporaryFile(prefix="kaiyuan-canary-") as canary:
             proof = _PROOF.replace("CANARY", json.dumps(canary.name))
-            if (await self._execute(proof, "assert proof() == 1")).passed:
+            found = await self._execute(proof, "assert proof() == 1", _PATIENCE)
+            if found.passed:
                 return
         if not self.settings.allow_unisolated:
             raise KaiyuanError(
-                "code of models cannot be run safely here: it takes unshare (util-linux), user namespaces and seccomp; "
-                "allow them, or set sandbox.allow_unisolated = true at your own risk"
+                f"code of models cannot be run safely here ({found.reason}): it takes unshare (util-linux), user "
+                "namespaces and seccomp; allow them, or set sandbox.allow_unisolated = true at your own risk"
             )
         self.isolated = False
         say("sandbox: no namespaces here; code of models runs with limits alone (sandbox.allow_unisolated)")
-        outcome = await self._execute("def proof():\n    return 1\n", "assert proof() == 1")
+        outcome = await self._execute("def proof():\n    return 1\n", "assert proof() == 1", _PATIENCE)
         if not outcome.passed:
             raise KaiyuanError(f"the sandbox does not work here, not even with limits alone: {outcome.reason}")
 
@@ -76,9 +79,9 @@ class Sandbox:
         await self.check_setup()
         if len(code) > _MOST_CODE:
             return Outcome(False, "code too long")
-        return await self._execute(code, "\n".join(tests))
+        return await self._execute(code, "\n".join(tests), self.settings.seconds)
 
-    async def _execute(self, code: str, checks: str) -> Outcome:
+    async def _execute(self, code: str, checks: str, most_seconds: float) -> Outcome:
         async with self._places:
             folder = Path(tempfile.mkdtemp(prefix="kaiyuan-sandbox-"))
             try:
@@ -88,28 +91,28 @@ class Sandbox:
                 (work / "solution.py").write_text(code, encoding="utf-8", errors="replace")
                 (work / "checks.py").write_text(checks, encoding="utf-8", errors="replace")
                 shutil.copyfile(_INSIDE, work / "inside.py")
-                return await self._process(folder)
+                return await self._process(folder, most_seconds)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _command(self, folder: Path) -> list[str]:
-        seconds, memory = math.ceil(self.settings.seconds) + 1, self.settings.memory_mb << 20
+    def _command(self, folder: Path, most_seconds: float) -> list[str]:
+        seconds, memory = math.ceil(most_seconds) + 1, self.settings.memory_mb << 20
         unshare = shutil.which("unshare", path="/usr/bin:/bin:/usr/local/bin") if self.isolated else None
         inside = [self._python, "-I", "-S", str(_INSIDE), "build" if self.isolated else "limit", str(folder / "root"),
                   str(folder / "work"), self._python, str(seconds), str(memory)]  # fmt: skip
         return [unshare or "unshare", *_UNSHARE, *inside] if self.isolated else inside
 
-    async def _process(self, folder: Path) -> Outcome:
+    async def _process(self, folder: Path, most_seconds: float) -> Outcome:
         token = secrets.token_hex(16)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command(folder), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                *self._command(folder, most_seconds), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"}, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             return Outcome(False, f"cannot be started: {error.strerror}")
         try:
-            async with asyncio.timeout(self.settings.seconds):
+            async with asyncio.timeout(most_seconds):
                 assert process.stdin is not None and process.stdout is not None
                 process.stdin.write(token.encode() + b"\n")
                 reply = await process.stdout.read(64)
