@@ -22,11 +22,13 @@ kernels = pytest.importorskip("kaiyuan.model.kernels.fp8", reason="Triton is not
 def test_fp8_is_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = TrainerSettings(1, 1e-3, fp8=True)
     model = Transformer(CONFIG, torch.bfloat16)
-    with pytest.raises(KaiyuanError, match=r"^fp8 = true: it needs a GPU of Hopper.*leave it out"):
+    with pytest.raises(KaiyuanError, match=r"^fp8 = true: it needs a data-centre GPU of Hopper.*leave it out"):
         Trainer("", model, RandomTokens(), language_model_loss, settings, tmp_path)
     with pytest.raises(KaiyuanError, match="in one process"):
         fp8.check_fp8(model, alone=False)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))  # too little shared memory
+    assert "data-centre" in str(fp8._reason_against(model, alone=True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(fp8, "on_gpu", lambda x: True)
     fp8.check_fp8(model, alone=True)

@@ -9,9 +9,10 @@ from kaiyuan.model.config import ModelConfig
 from kaiyuan.model.fused import on_gpu
 from kaiyuan.model.transformer import Transformer
 
-_CAPABILITY = (9, 0)
-"""Hopper: tensor cores for e4m3. PyTorch's ``_scaled_mm`` (scales for each row) has the dense products on them; our
-kernel has those of groups of rows, and loads them with tensor descriptors.
+_GENERATIONS = (9, 10)
+"""Hopper, and Blackwell's data-centre GPUs (not measured): tensor cores for e4m3, on which PyTorch's ``_scaled_mm`` has
+the dense products (scales for each row) and our kernel those of groups of rows, whose tiles need more shared memory
+than others have.
 """
 
 
@@ -25,8 +26,8 @@ def _reason_against(model: Transformer, alone: bool) -> str | None:
     if not alone:
         return "it trains in one process so far"
     weight = model.embed.weight
-    if not weight.is_cuda or torch.cuda.get_device_capability(weight.device) < _CAPABILITY:
-        return "it needs a GPU of Hopper's generation or later"
+    if not weight.is_cuda or torch.cuda.get_device_capability(weight.device)[0] not in _GENERATIONS:
+        return "it needs a data-centre GPU of Hopper's generation or Blackwell's"
     if not on_gpu(weight):
         return "it needs Triton, and kernels turned on"
     if model.compute_dtype != torch.bfloat16:
