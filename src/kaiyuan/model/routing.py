@@ -124,7 +124,7 @@ def _token_hash(probs_TE: Tensor, seed: int | Tensor) -> Tensor:
     if on_gpu(probs_TE):
         from kaiyuan.model.kernels.hashing import hash_tokens
 
-        return hash_tokens(probs_TE.detach(), seed, _MIX_A, _MIX_B, _BITS)
+        return hash_tokens(probs_TE.detach(), seed)
     bits = probs_TE.detach().contiguous().view(torch.int32).long()
     salt = _mix((torch.arange(probs_TE.shape[1], device=bits.device) + 1) * _MIX_A)
     return _mix((_mix(bits + salt) * (salt | 1)).sum(1) + seed) & _BITS
@@ -228,7 +228,7 @@ def _slot_keys(slots: int, seed: int | Tensor, like: Tensor) -> Tensor:
     if on_gpu(like):
         from kaiyuan.model.kernels import hashing
 
-        return hashing.random_bits(slots, seed, like.device, _MIX_A, _MIX_B, _BITS)
+        return hashing.random_bits(slots, seed, like.device)
     return random_bits(slots, seed, like.device)
 
 

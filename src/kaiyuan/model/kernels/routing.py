@@ -24,13 +24,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kaiyuan.model.kernels.hashing import number_hash, row_hash
-from kaiyuan.model.routing import MIXER, Routing, RoutingPolicy, Seeds
+from kaiyuan.model.kernels.hashing import number_hash, row_hash, seed_of
+from kaiyuan.model.routing import Routing, RoutingPolicy, Seeds
 
 MOST_EXPERTS = 64
 """A program looks at all experts of its tokens at once."""
 _EXPERTS = tl.constexpr(MOST_EXPERTS)
-_A, _B, _BITS = (tl.constexpr(number) for number in MIXER)
 _BUCKETS = tl.constexpr(256)
 _BUCKET_SHIFT = tl.constexpr(54)
 _LOW_BITS, _LOW_MOST = tl.constexpr(23), tl.constexpr(2**23 - 1)
@@ -54,13 +53,6 @@ class _Counters(NamedTuple):
     slots_B: Tensor
     """Slots of each bucket, free or not."""
     free_B: Tensor
-
-
-@triton.jit
-def _seed(seed, LOAD: tl.constexpr):
-    if LOAD:
-        seed = tl.load(seed)
-    return seed
 
 
 @triton.jit
@@ -88,9 +80,9 @@ def _choose_tokens(
     best = tl.argmax(tl.where(prob == prob, prob, 2.0), 1)  # the first of equals, and of NaN, as torch's
     mine = best[:, None] == e[None, :]
     if BY_PLACE:
-        drawn = number_hash(t, seed, _A, _B, _BITS)
+        drawn = number_hash(t, seed)
     else:
-        drawn = row_hash(prob, inside, e, seed, _A, _B, _BITS)
+        drawn = row_hash(prob, inside, e, seed)
     key = _precedence(tl.sum(tl.where(mine, prob, 0.0), 1), drawn, t, OVERFLOW)
     tl.store(choice + t, best.to(tl.int64), t < tokens)
     tl.store(precedence + t, key, t < tokens)
@@ -113,12 +105,12 @@ def _choose(
     program, choosing = tl.program_id(0), tl.cdiv(tokens, BLOCK_T)
     if program < choosing:
         _choose_tokens(
-            probs, _seed(seed, LOAD), choice, hashes, precedence, listed, chosen, hashed, homeless, tokens, experts,
+            probs, seed_of(seed, LOAD), choice, hashes, precedence, listed, chosen, hashed, homeless, tokens, experts,
             program, OVERFLOW, BY_PLACE, RECYCLE, BLOCK_T, BLOCK_E,
         )  # fmt: skip
     else:
         s = (program - choosing) * BLOCK_S + tl.arange(0, BLOCK_S)
-        drawn = number_hash(s, _seed(slot_seed, LOAD_SLOT), _A, _B, _BITS)
+        drawn = number_hash(s, seed_of(slot_seed, LOAD_SLOT))
         tl.store(free + s, tl.full((BLOCK_S,), -1, tl.int32), s < slots)
         tl.atomic_add(sizes + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, s < slots, sem="relaxed")
 
@@ -148,7 +140,7 @@ def _list(
         s = (program - listing) * BLOCK + tl.arange(0, BLOCK)
         inside = s < experts * capacity
         is_free = inside & (s % capacity >= tl.load(chosen + s // capacity, inside, 0))
-        place = _place(number_hash(s, _seed(slot_seed, LOAD_SLOT), _A, _B, _BITS), is_free, sizes, filled)
+        place = _place(number_hash(s, seed_of(slot_seed, LOAD_SLOT)), is_free, sizes, filled)
         tl.store(free + place, s, is_free)
 
 
@@ -231,7 +223,7 @@ def _select_expert(
 def _hash_of(member, hashes, seed, SLOTS: tl.constexpr):
     """The hash of a slot or a token, more than any where there is none."""
     if SLOTS:
-        drawn = number_hash(member, seed, _A, _B, _BITS)
+        drawn = number_hash(member, seed)
     else:
         drawn = tl.load(hashes + member, member >= 0, 0)
     return tl.where(member >= 0, drawn, _ALL_FIT)
@@ -272,7 +264,7 @@ def _select(
     if program < experts:
         _select_expert(choice, precedence, high, low, chosen, edges, lasts, tokens, capacity, program, BLOCK)
     else:
-        seed, slots = _seed(slot_seed, LOAD_SLOT), experts * capacity
+        seed, slots = seed_of(slot_seed, LOAD_SLOT), experts * capacity
         slot, rank = _ranks(free, choice, seed, sizes, filled, slots, program - experts, True, RANKED, TILE)
         tl.store(turns + rank, slot // capacity, slot >= 0)
 
