@@ -32,12 +32,20 @@ Overflow = Literal["probability", "position", "random"]
 
 _MIX_A = -0x61C8864680B583EB  # odd 64-bit constants (two's complement) of a multiply-xorshift mixer
 _MIX_B = -0x40A7B892E31B1A47
-_BITS = 2**62 - 1
+HASH_BITS = 62
+"""Of a token's or slot's random number: an int64 above all of them is left to stand for none."""
+NO_HASH = 2**HASH_BITS
+_BITS = NO_HASH - 1
 MIXER = (_MIX_A, _MIX_B, _BITS)
 """What the kernels' hashes are made with."""
-_PRIORITY_BITS = 24
-_MOST_IN_ONE_SORT = 511
-"""Experts whose number and a precedence of 54 bits fit into one sortable int64."""
+PRECEDENCE_BITS = 54
+"""What a precedence stays below."""
+TIE_BITS = 22
+"""Of a token's hash: what a precedence by probability has of it, to decide between equal probabilities."""
+BITS_OF_ONE = 0x3F800000
+"""float32 1.0 as an integer; those of smaller probabilities are smaller, in the same order."""
+_MOST_IN_ONE_SORT = 2 ** (63 - PRECEDENCE_BITS) - 1
+"""Experts whose number and a precedence fit into one sortable int64."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def mix_seed(*numbers: int) -> int:
         seed = ((seed ^ (seed >> 30)) * _MIX_B) & whole
         seed = ((seed ^ (seed >> 27)) * _MIX_A) & whole
         seed ^= seed >> 31
-    return seed & (2**62 - 1)
+    return seed & _BITS
 
 
 class Seeds(NamedTuple):
@@ -138,9 +146,9 @@ def count_each(numbers_N: Tensor, kinds: int) -> Tensor:
 
 
 def _ranks(expert_N: Tensor, before_N: Tensor, experts: int) -> Tensor:
-    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N`` (below 2**54)."""
+    """int64 (N,): the place of each assignment within its expert, by increasing ``before_N`` (a precedence)."""
     if experts <= _MOST_IN_ONE_SORT:
-        order = torch.argsort((expert_N << 54) + before_N, stable=True)
+        order = torch.argsort((expert_N << PRECEDENCE_BITS) + before_N, stable=True)
     else:
         order = torch.argsort(before_N, stable=True)
         order = order[torch.argsort(expert_N[order], stable=True)]
@@ -152,13 +160,13 @@ def _ranks(expert_N: Tensor, before_N: Tensor, experts: int) -> Tensor:
 
 
 def _precedence(policy: RoutingPolicy, prob_N: Tensor, hash_N: Tensor) -> Tensor:
-    """int64 (N,) below 2**54: the smaller, the surer an assignment keeps its slot."""
+    """int64 (N,) of ``PRECEDENCE_BITS``: the smaller, the surer an assignment keeps its slot."""
     if policy.overflow == "position":
         return torch.arange(len(prob_N), device=prob_N.device)
     if policy.overflow == "random":
-        return hash_N >> 8
-    inverted = 0x3F800000 - prob_N.detach().clamp(0, 1).contiguous().view(torch.int32).long()
-    return (inverted << _PRIORITY_BITS - 2) + (hash_N >> (62 - _PRIORITY_BITS + 2))
+        return hash_N >> (HASH_BITS - PRECEDENCE_BITS)
+    inverted = BITS_OF_ONE - prob_N.detach().clamp(0, 1).contiguous().view(torch.int32).long()
+    return (inverted << TIE_BITS) + (hash_N >> (HASH_BITS - TIE_BITS))
 
 
 def route(
@@ -188,7 +196,7 @@ def route(
         hash_T = random_bits(tokens, seeds.tokens, probs_TE.device) if by_place else _token_hash(probs_TE, seeds.tokens)
         hash_N = hash_T.repeat_interleave(top_k)
         if top_k > 1:
-            hash_N = _mix(hash_N + choice_N) & (2**62 - 1)
+            hash_N = _mix(hash_N + choice_N) & _BITS
         over_N = _ranks(choice_N, _precedence(policy, prob_TK.flatten(), hash_N), experts) >= capacity
         expert_N = torch.where(over_N, experts, choice_N)
         complete = policy.mode == "recycle" and top_k == 1 and capacity * experts >= tokens
@@ -212,11 +220,11 @@ def _recycle(expert_N: Tensor, hash_N: Tensor, experts: int, capacity: int, seed
     load_E = count_each(expert_N, experts)
     slot_C = torch.arange(capacity, device=expert_N.device)
     taken_S = (slot_C < load_E[:, None]).flatten()
-    order_S = torch.argsort(torch.where(taken_S, 2**62, _slot_keys(experts * capacity, seed, taken_S)))
+    order_S = torch.argsort(torch.where(taken_S, NO_HASH, _slot_keys(experts * capacity, seed, taken_S)))
     free = experts * capacity - taken_S.sum()
     homeless_N = expert_N == experts
     turn_N = torch.empty_like(expert_N)
-    by_hash = torch.argsort(torch.where(homeless_N, hash_N, 2**62), stable=True)
+    by_hash = torch.argsort(torch.where(homeless_N, hash_N, NO_HASH), stable=True)
     turn_N[by_hash] = torch.arange(len(expert_N), device=expert_N.device)
     slot_N = order_S[turn_N.clamp(max=experts * capacity - 1)]
     placed_N = homeless_N & (turn_N < free)

@@ -25,17 +25,30 @@ import triton.language as tl
 from torch import Tensor
 
 from kaiyuan.model.kernels.hashing import number_hash, row_hash, seed_of
-from kaiyuan.model.routing import Routing, RoutingPolicy, Seeds
+from kaiyuan.model.routing import (
+    BITS_OF_ONE,
+    HASH_BITS,
+    NO_HASH,
+    PRECEDENCE_BITS,
+    TIE_BITS,
+    Routing,
+    RoutingPolicy,
+    Seeds,
+)
 
 MOST_EXPERTS = 64
 """A program looks at all experts of its tokens at once."""
 _EXPERTS = tl.constexpr(MOST_EXPERTS)
-_BUCKETS = tl.constexpr(256)
-_BUCKET_SHIFT = tl.constexpr(54)
-_LOW_BITS, _LOW_MOST = tl.constexpr(23), tl.constexpr(2**23 - 1)
-"""A precedence of 54 bits is kept as 31 high and 23 low ones: two positive int32."""
+_BITS_OF_ONE, _NO_HASH = tl.constexpr(BITS_OF_ONE), tl.constexpr(NO_HASH)
+_TIE_BITS, _TIE_SHIFT = tl.constexpr(TIE_BITS), tl.constexpr(HASH_BITS - TIE_BITS)
+_RANDOM_SHIFT = tl.constexpr(HASH_BITS - PRECEDENCE_BITS)
+_BUCKET_BITS = 8
+_BUCKETS, _BUCKET_SHIFT = tl.constexpr(2**_BUCKET_BITS), tl.constexpr(HASH_BITS - _BUCKET_BITS)
+_LOW_BITS, _LOW_MOST = tl.constexpr(PRECEDENCE_BITS - 31), tl.constexpr(2 ** (PRECEDENCE_BITS - 31) - 1)
+"""A precedence is kept as 31 high bits and the low ones: two positive int32."""
 _MOST = tl.constexpr(2**31 - 1)
-_ALL_FIT = tl.constexpr(2**62)
+_ALL_FIT = tl.constexpr(2**PRECEDENCE_BITS)
+"""More than any precedence."""
 _BLOCK = 1024
 """Tokens or slots of one program; of bisection 4 times as many precedences at once."""
 _RANKED, _TILE = 32, 64
@@ -57,15 +70,15 @@ class _Counters(NamedTuple):
 
 @triton.jit
 def _precedence(prob, hashed, t, OVERFLOW: tl.constexpr):
-    """int64 below 2**54: the smaller, the surer a token keeps its slot."""
+    """int64 of ``PRECEDENCE_BITS``: the smaller, the surer a token keeps its slot."""
     if OVERFLOW == "position":
         return t.to(tl.int64)
     elif OVERFLOW == "random":  # noqa: RET505 (Triton compiles one of them)
-        return hashed >> 8
+        return hashed >> _RANDOM_SHIFT
     else:
         known = tl.where(prob == prob, tl.minimum(tl.maximum(prob, 0.0), 1.0), 0.0)
-        inverted = 0x3F800000 - known.to(tl.int32, bitcast=True).to(tl.int64)
-        return (inverted << 22) + (hashed >> 40)
+        inverted = _BITS_OF_ONE - known.to(tl.int32, bitcast=True).to(tl.int64)
+        return (inverted << _TIE_BITS) + (hashed >> _TIE_SHIFT)
 
 
 @triton.jit
@@ -226,7 +239,7 @@ def _hash_of(member, hashes, seed, SLOTS: tl.constexpr):
         drawn = number_hash(member, seed)
     else:
         drawn = tl.load(hashes + member, member >= 0, 0)
-    return tl.where(member >= 0, drawn, _ALL_FIT)
+    return tl.where(member >= 0, drawn, _NO_HASH)
 
 
 @triton.jit
@@ -240,7 +253,7 @@ def _ranks(
     before = 0
     if tl.max(member, 0) >= 0:
         drawn = _hash_of(member, hashes, seed, SLOTS)
-        bucket = (drawn >> _BUCKET_SHIFT).to(tl.int32)  # 256 where there is no member
+        bucket = (drawn >> _BUCKET_SHIFT).to(tl.int32)  # the one after the last where there is no member
         first, last = tl.min(bucket, 0), tl.max(tl.where(member >= 0, bucket, 0), 0)
         size, fill = tl.load(sizes + b), tl.load(filled + b)
         before = tl.sum(tl.where(b < first, fill, 0), 0)
