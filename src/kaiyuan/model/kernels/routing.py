@@ -12,6 +12,10 @@ same one, counted one by one. Atomic additions hand out the places in lists and 
 run; what is counted does not. Slots are put into buckets beside step 2 and ranked beside step 3, by programs of their
 own: selection needs no more than one for each expert.
 
+The cost of a rank grows with its bucket, so that of all is quadratic in the fullest one. Tokens of equal
+probabilities have equal hashes and share a bucket. Recycle routing of 32,768 tokens over 16 experts takes 44 us on an
+H200 with usual logits (363 us without these kernels), but 631 us if all tokens have the same probabilities (335 us).
+
 Shapes: T tokens, E experts, C slots of each, S = E * C slots, B buckets.
 """
 
@@ -55,17 +59,101 @@ _RANKED, _TILE = 32, 64
 """Members that one program of 4 warps ranks, and how many it compares them with at once."""
 
 
-class _Counters(NamedTuple):
-    """int32, zero at first."""
+class _Tokens(NamedTuple):
+    """A number for every token, in the order of tokens if nothing else is said."""
 
-    chosen_E: Tensor
-    """Tokens that chose each expert."""
-    hashed_B: Tensor
-    """Tokens of each bucket, homeless or not: how much room it gets."""
-    homeless_B: Tensor
-    slots_B: Tensor
-    """Slots of each bucket, free or not."""
-    free_B: Tensor
+    choice: Tensor
+    """int64; the expert it chose."""
+    hashes: Tensor
+    """int64; its random number."""
+    precedence: Tensor
+    """int64."""
+    listed: Tensor
+    """int32; its place among those that chose the same expert, in any order."""
+    high: Tensor
+    """int32; the high bits of precedences, by expert and in the order of ``listed``."""
+    low: Tensor
+    """int32; their low bits."""
+    homeless: Tensor
+    """int32; the tokens without an expert, by bucket; -1 where a bucket has room left."""
+
+
+class _Edges(NamedTuple):
+    """The last token of every expert that keeps its slot."""
+
+    edges: Tensor
+    """int64 (E,); its precedence, more than any if all fit."""
+    lasts: Tensor
+    """int32 (E,); its number if later ones with the same precedence go, else T."""
+
+
+class _Slots(NamedTuple):
+    """int32 (S,) with recycling, else empty."""
+
+    free: Tensor
+    """The free slots, by bucket; -1 where a bucket has room left."""
+    turns: Tensor
+    """The expert of the free slot whose turn is i-th."""
+
+
+class _Buckets(NamedTuple):
+    """int32 (B,)."""
+
+    sizes: Tensor
+    """Tokens or slots whose hash falls into each bucket: how much room it gets."""
+    filled: Tensor
+    """Those of them that are homeless or free: how much of that is taken."""
+
+
+class _Counters(NamedTuple):
+    """Zero at first."""
+
+    chosen: Tensor
+    """int32 (``MOST_EXPERTS``,); tokens that chose each expert."""
+    tokens: _Buckets
+    slots: _Buckets
+
+
+class _Found(NamedTuple):
+    """What is found for every token, as in ``Routing``."""
+
+    expert: Tensor
+    weight: Tensor
+    recycled: Tensor
+    """uint8, 0 or 1."""
+
+
+class _Buffers(NamedTuple):
+    """All that the kernels write."""
+
+    tokens: _Tokens
+    edges: _Edges
+    slots: _Slots
+    counters: _Counters
+    found: _Found
+
+
+class _Given(NamedTuple):
+    """What is routed, and how."""
+
+    probs_TE: Tensor
+    policy: RoutingPolicy
+    capacity: int
+    seeds: Seeds
+
+    @property
+    def recycles(self) -> bool:
+        return self.policy.mode == "recycle"
+
+    @property
+    def slots(self) -> int:
+        """Slots that are handed on, free or not: none without recycling."""
+        return self.capacity * self.probs_TE.shape[1] if self.recycles else 0
+
+    @property
+    def slot_seed_lies(self) -> dict[str, bool]:
+        """Whether the seed of slots lies in memory."""
+        return {"LOAD_SLOT": isinstance(self.seeds.slots, Tensor)}
 
 
 @triton.jit
@@ -83,7 +171,7 @@ def _precedence(prob, hashed, t, OVERFLOW: tl.constexpr):
 
 @triton.jit
 def _choose_tokens(
-    probs, seed, choice, hashes, precedence, listed, chosen, hashed, homeless, tokens, experts, program,
+    probs, seed, choice, hashes, precedence, listed, homeless, chosen, sizes, tokens, experts, program,
     OVERFLOW: tl.constexpr, BY_PLACE: tl.constexpr, RECYCLE: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -106,26 +194,26 @@ def _choose_tokens(
     if RECYCLE:
         tl.store(hashes + t, drawn, t < tokens)
         tl.store(homeless + t, tl.full((BLOCK_T,), -1, tl.int32), t < tokens)
-        tl.atomic_add(hashed + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, t < tokens, sem="relaxed")
+        tl.atomic_add(sizes + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, t < tokens, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["seed", "slot_seed"])
-def _choose(
-    probs, seed, slot_seed, choice, hashes, precedence, listed, chosen, hashed, homeless, sizes, free, tokens,
+def _route_choose(
+    probs, seed, slot_seed, choice, hashes, precedence, listed, homeless, free, chosen, token_sizes, slot_sizes, tokens,
     experts, slots, LOAD: tl.constexpr, LOAD_SLOT: tl.constexpr, OVERFLOW: tl.constexpr, BY_PLACE: tl.constexpr,
     RECYCLE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     program, choosing = tl.program_id(0), tl.cdiv(tokens, BLOCK_T)
     if program < choosing:
         _choose_tokens(
-            probs, seed_of(seed, LOAD), choice, hashes, precedence, listed, chosen, hashed, homeless, tokens, experts,
-            program, OVERFLOW, BY_PLACE, RECYCLE, BLOCK_T, BLOCK_E,
+            probs, seed_of(seed, LOAD), choice, hashes, precedence, listed, homeless, chosen, token_sizes, tokens,
+            experts, program, OVERFLOW, BY_PLACE, RECYCLE, BLOCK_T, BLOCK_E,
         )  # fmt: skip
     else:
         s = (program - choosing) * BLOCK_S + tl.arange(0, BLOCK_S)
         drawn = number_hash(s, seed_of(slot_seed, LOAD_SLOT))
         tl.store(free + s, tl.full((BLOCK_S,), -1, tl.int32), s < slots)
-        tl.atomic_add(sizes + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, s < slots, sem="relaxed")
+        tl.atomic_add(slot_sizes + (drawn >> _BUCKET_SHIFT).to(tl.int32), 1, s < slots, sem="relaxed")
 
 
 @triton.jit
@@ -137,8 +225,8 @@ def _place(hashed, wanted, sizes, filled):
 
 
 @triton.jit(do_not_specialize=["slot_seed"])
-def _list(
-    choice, precedence, listed, high, low, chosen, slot_seed, sizes, filled, free, tokens, experts, capacity,
+def _route_list(
+    choice, precedence, listed, high, low, free, chosen, sizes, filled, slot_seed, tokens, experts, capacity,
     LOAD_SLOT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program, listing = tl.program_id(0), tl.cdiv(tokens, BLOCK)
@@ -269,8 +357,8 @@ def _ranks(
 
 
 @triton.jit(do_not_specialize=["slot_seed"])
-def _select(
-    choice, precedence, high, low, chosen, edges, lasts, slot_seed, sizes, filled, free, turns, tokens, experts,
+def _route_select(
+    choice, precedence, high, low, edges, lasts, free, turns, chosen, sizes, filled, slot_seed, tokens, experts,
     capacity, LOAD_SLOT: tl.constexpr, BLOCK: tl.constexpr, RANKED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -283,8 +371,8 @@ def _select(
 
 
 @triton.jit
-def _decide(
-    probs, choice, hashes, precedence, edges, lasts, expert, weight, recycled, hashed, homeless_B, homeless,
+def _route_decide(
+    probs, choice, hashes, precedence, homeless, edges, lasts, sizes, filled, expert, weight, recycled,
     tokens, experts, RECYCLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -297,16 +385,16 @@ def _decide(
     tl.store(recycled + t, tl.zeros((BLOCK,), tl.uint8), inside)
     if RECYCLE:
         drawn, leaves = tl.load(hashes + t, inside, 0), inside & (stays == 0)
-        tl.store(homeless + _place(drawn, leaves, hashed, homeless_B), t, leaves)
+        tl.store(homeless + _place(drawn, leaves, sizes, filled), t, leaves)
 
 
 @triton.jit
-def _recycle(
-    probs, hashes, expert, weight, recycled, hashed, homeless_B, homeless, free_B, turns, tokens, experts,
+def _route_recycle(
+    probs, hashes, homeless, turns, sizes, filled, free, expert, weight, recycled, tokens, experts,
     BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    t, turn = _ranks(homeless, hashes, 0, hashed, homeless_B, tokens, tl.program_id(0), False, BLOCK, TILE)
-    placed = (t >= 0) & (turn < tl.sum(tl.load(free_B + tl.arange(0, _BUCKETS)), 0))
+    t, turn = _ranks(homeless, hashes, 0, sizes, filled, tokens, tl.program_id(0), False, BLOCK, TILE)
+    placed = (t >= 0) & (turn < tl.sum(tl.load(free + tl.arange(0, _BUCKETS)), 0))
     found = tl.load(turns + turn, placed, 0)
     tl.store(expert + t, found.to(tl.int64), placed)
     tl.store(weight + t, tl.load(probs + t * experts + found, placed, 0.0), placed)
@@ -314,7 +402,7 @@ def _recycle(
 
 
 @triton.jit
-def _weight_gradient(grad, expert, out, tokens, experts, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr):
+def _route_weight_gradient(grad, expert, out, tokens, experts, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr):
     t, e = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_E)
     inside = (t < tokens)[:, None] & (e < experts)[None, :]
     mine = tl.load(expert + t, t < tokens, -1).to(tl.int32)[:, None] == e[None, :]
@@ -329,46 +417,77 @@ def _tiles(tokens: int, experts: int) -> tuple[int, int, int]:
     return triton.cdiv(tokens, block_t), block_t, block_e
 
 
-def _routed(probs_TE: Tensor, policy: RoutingPolicy, capacity: int, seeds: Seeds) -> tuple[Tensor, ...]:
-    """``weight``, ``expert``, ``choice`` and ``recycled`` of every token."""
-    (tokens, experts), device, recycle = probs_TE.shape, probs_TE.device, policy.mode == "recycle"
-    slots, pool = capacity * experts if recycle else 0, dict[str, Any](device=device)
+def _buffers(given: _Given) -> _Buffers:
+    (tokens, experts), pool = given.probs_TE.shape, dict[str, Any](device=given.probs_TE.device)
     choice, expert = (torch.empty(tokens, dtype=torch.int64, **pool) for _ in range(2))
     hashes, precedence = torch.empty(2, tokens, dtype=torch.int64, **pool)
-    weight, recycled = torch.empty(tokens, **pool), torch.empty(tokens, dtype=torch.bool, **pool)
+    weight, recycled = torch.empty(tokens, **pool), torch.empty(tokens, dtype=torch.uint8, **pool)
     listed, high, low, homeless = torch.empty(4, tokens, dtype=torch.int32, **pool)
     edges, lasts = torch.empty(experts, dtype=torch.int64, **pool), torch.empty(experts, dtype=torch.int32, **pool)
-    free, turns = torch.empty(2, slots, dtype=torch.int32, **pool)
+    free, turns = torch.empty(2, given.slots, dtype=torch.int32, **pool)
     counters = torch.zeros(MOST_EXPERTS + 4 * _BUCKETS.value, dtype=torch.int32, **pool)
-    chosen_E, hashed_B, homeless_B, slots_B, free_B = counters.split([MOST_EXPERTS] + 4 * [_BUCKETS.value])
-    loads = {"LOAD_SLOT": isinstance(seeds.slots, Tensor)}
-    marks = recycled.view(torch.uint8)
+    chosen, *buckets = counters.split([MOST_EXPERTS] + 4 * [_BUCKETS.value])
+    return _Buffers(
+        _Tokens(choice, hashes, precedence, listed, high, low, homeless),
+        _Edges(edges, lasts),
+        _Slots(free, turns),
+        _Counters(chosen, _Buckets(*buckets[:2]), _Buckets(*buckets[2:])),
+        _Found(expert, weight, recycled),
+    )
 
-    programs, block_t, block_e = _tiles(tokens, experts)
-    over_slots = triton.cdiv(slots, _BLOCK)
-    _choose[(programs + over_slots,)](
-        probs_TE, *seeds, choice, hashes, precedence, listed, chosen_E, hashed_B, homeless, slots_B, free, tokens,
-        experts, slots, LOAD=isinstance(seeds.tokens, Tensor), **loads, OVERFLOW=policy.overflow,
-        BY_PLACE=policy.draw == "place", RECYCLE=recycle, BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_S=_BLOCK,
+
+def _choose(given: _Given, tokens: _Tokens, slots: _Slots, counters: _Counters) -> None:
+    programs, block_t, block_e = _tiles(*given.probs_TE.shape)
+    _route_choose[(programs + triton.cdiv(given.slots, _BLOCK),)](
+        given.probs_TE, *given.seeds, tokens.choice, tokens.hashes, tokens.precedence, tokens.listed, tokens.homeless,
+        slots.free, counters.chosen, counters.tokens.sizes, counters.slots.sizes, *given.probs_TE.shape, given.slots,
+        LOAD=isinstance(given.seeds.tokens, Tensor), **given.slot_seed_lies, OVERFLOW=given.policy.overflow,
+        BY_PLACE=given.policy.draw == "place", RECYCLE=given.recycles, BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_S=_BLOCK,
     )  # fmt: skip
-    _list[(triton.cdiv(tokens, _BLOCK) + over_slots,)](
-        choice, precedence, listed, high, low, chosen_E, seeds.slots, slots_B, free_B, free, tokens, experts, capacity,
-        **loads, BLOCK=_BLOCK,
+
+
+def _list(given: _Given, tokens: _Tokens, slots: _Slots, counters: _Counters) -> None:
+    programs = triton.cdiv(len(given.probs_TE), _BLOCK) + triton.cdiv(given.slots, _BLOCK)
+    _route_list[(programs,)](
+        tokens.choice, tokens.precedence, tokens.listed, tokens.high, tokens.low, slots.free, counters.chosen,
+        *counters.slots, given.seeds.slots, *given.probs_TE.shape, given.capacity,
+        **given.slot_seed_lies, BLOCK=_BLOCK,
     )  # fmt: skip
-    _select[(experts + triton.cdiv(slots, 2 * _RANKED),)](
-        choice, precedence, high, low, chosen_E, edges, lasts, seeds.slots, slots_B, free_B, free, turns, tokens,
-        experts, capacity, **loads, BLOCK=4 * _BLOCK, RANKED=2 * _RANKED, TILE=_TILE, num_warps=8,
+
+
+def _select(given: _Given, tokens: _Tokens, edges: _Edges, slots: _Slots, counters: _Counters) -> None:
+    experts = given.probs_TE.shape[1]
+    _route_select[(experts + triton.cdiv(given.slots, 2 * _RANKED),)](
+        tokens.choice, tokens.precedence, tokens.high, tokens.low, *edges, *slots, counters.chosen, *counters.slots,
+        given.seeds.slots, *given.probs_TE.shape, given.capacity,
+        **given.slot_seed_lies, BLOCK=4 * _BLOCK, RANKED=2 * _RANKED, TILE=_TILE, num_warps=8,
     )  # fmt: skip
-    _decide[(triton.cdiv(tokens, 256),)](
-        probs_TE, choice, hashes, precedence, edges, lasts, expert, weight, marks, hashed_B, homeless_B, homeless,
-        tokens, experts, RECYCLE=recycle, BLOCK=256,
+
+
+def _decide(given: _Given, tokens: _Tokens, edges: _Edges, counters: _Counters, found: _Found) -> None:
+    _route_decide[(triton.cdiv(len(given.probs_TE), 256),)](
+        given.probs_TE, tokens.choice, tokens.hashes, tokens.precedence, tokens.homeless, *edges, *counters.tokens,
+        *found, *given.probs_TE.shape, RECYCLE=given.recycles, BLOCK=256,
     )  # fmt: skip
-    if recycle:
-        _recycle[(triton.cdiv(tokens, _RANKED),)](
-            probs_TE, hashes, expert, weight, marks, hashed_B, homeless_B, homeless, free_B, turns, tokens, experts,
-            BLOCK=_RANKED, TILE=_TILE,
-        )  # fmt: skip
-    return weight, expert, choice, recycled
+
+
+def _recycle(given: _Given, tokens: _Tokens, slots: _Slots, counters: _Counters, found: _Found) -> None:
+    _route_recycle[(triton.cdiv(len(given.probs_TE), _RANKED),)](
+        given.probs_TE, tokens.hashes, tokens.homeless, slots.turns, *counters.tokens, counters.slots.filled,
+        *found, *given.probs_TE.shape, BLOCK=_RANKED, TILE=_TILE,
+    )  # fmt: skip
+
+
+def _routed(given: _Given) -> tuple[Tensor, ...]:
+    """``weight``, ``expert``, ``choice`` and ``recycled`` of every token."""
+    tokens, edges, slots, counters, found = _buffers(given)
+    _choose(given, tokens, slots, counters)
+    _list(given, tokens, slots, counters)
+    _select(given, tokens, edges, slots, counters)
+    _decide(given, tokens, edges, counters, found)
+    if given.recycles:
+        _recycle(given, tokens, slots, counters, found)
+    return found.weight, found.expert, tokens.choice, found.recycled.view(torch.bool)
 
 
 class _Routed(torch.autograd.Function):
@@ -376,7 +495,7 @@ class _Routed(torch.autograd.Function):
     def forward(
         ctx: Any, probs_TE: Tensor, policy: RoutingPolicy, capacity: int, seeds: Seeds
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        weight, *others = _routed(probs_TE, policy, capacity, seeds)
+        weight, *others = _routed(_Given(probs_TE, policy, capacity, seeds))
         ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(others[0])
@@ -390,7 +509,7 @@ class _Routed(torch.autograd.Function):
         (expert_T,) = ctx.saved_tensors
         out_TE = grad_T.new_empty(len(expert_T), ctx.experts)
         programs, block_t, block_e = _tiles(*out_TE.shape)
-        _weight_gradient[(programs,)](
+        _route_weight_gradient[(programs,)](
             grad_T.contiguous(), expert_T, out_TE, *out_TE.shape, BLOCK_T=block_t, BLOCK_E=block_e
         )  # fmt: skip
         return out_TE, None, None, None
