@@ -45,7 +45,7 @@ def _ones(expert, start, end, BLOCK: tl.constexpr, BINS: tl.constexpr):
 
 
 @triton.jit
-def _count(expert, counts, count, each, BLOCK: tl.constexpr, BINS: tl.constexpr):
+def _dispatch_count(expert, counts, count, each, BLOCK: tl.constexpr, BINS: tl.constexpr):
     program = tl.program_id(0)
     end = tl.minimum((program + 1) * each, count)
     total = tl.zeros((BLOCK, BINS), tl.int32)
@@ -55,31 +55,38 @@ def _count(expert, counts, count, each, BLOCK: tl.constexpr, BINS: tl.constexpr)
 
 
 @triton.jit
-def _put(
+def _totals(counts, program, programs, BLOCK: tl.constexpr, BINS: tl.constexpr):
+    """int32 (BINS,) twice: each expert's assignments in all blocks, and in those before ``program``'s."""
+    all_PE, before_PE = tl.zeros((BLOCK, BINS), tl.int32), tl.zeros((BLOCK, BINS), tl.int32)
+    for start in range(0, programs, BLOCK):
+        p, e = (start + tl.arange(0, BLOCK))[:, None], tl.arange(0, BINS)[None, :]
+        count_PE = tl.load(counts + p * BINS + e, (p < programs) & (e < BINS), 0)
+        all_PE += count_PE
+        before_PE += tl.where(p < program, count_PE, 0)
+    return tl.sum(all_PE, 0), tl.sum(before_PE, 0)
+
+
+@triton.jit
+def _dispatch_put(
     expert, counts, order, place, counts_E, ends_E, offsets_E, count, each, experts, programs,
     BLOCK: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    program, bins = tl.program_id(0), tl.arange(0, BINS)
-    before, whole = tl.zeros((BLOCK, BINS), tl.int32), tl.zeros((BLOCK, BINS), tl.int32)
-    for start in range(0, programs, BLOCK):
-        p = (start + tl.arange(0, BLOCK))[:, None]
-        found = tl.load(counts + p * BINS + bins[None, :], (p < programs) & (bins < BINS)[None, :], 0)
-        whole += found
-        before += tl.where(p < program, found, 0)
-    total = tl.sum(whole, 0)
-    ends = tl.cumsum(total, 0)
+    program, e = tl.program_id(0), tl.arange(0, BINS)
+    total_E, before_E = _totals(counts, program, programs, BLOCK, BINS)
+    end_E = tl.cumsum(total_E, 0)
     if program == 0:
-        tl.store(counts_E + bins, total.to(tl.int64), bins < experts)
-        tl.store(ends_E + bins, ends.to(tl.int64), bins < experts)
-        tl.store(offsets_E + bins, ends, bins < experts)
-    next_row = ends - total + tl.sum(before, 0)
-    end = tl.minimum((program + 1) * each, count)
-    for start in range(program * each, end, BLOCK):
-        n, one = _ones(expert, start, end, BLOCK, BINS)
-        row = tl.sum(one * (next_row[None, :] + tl.cumsum(one, 0) - one), 1)
-        next_row += tl.sum(one, 0)
-        tl.store(place + n, row.to(tl.int64), n < end)
-        tl.store(order + row, n.to(tl.int64), n < end)
+        tl.store(counts_E + e, total_E.to(tl.int64), e < experts)
+        tl.store(ends_E + e, end_E.to(tl.int64), e < experts)
+        tl.store(offsets_E + e, end_E, e < experts)
+    next_row_E = end_E - total_E + before_E  # where each expert's next assignment goes
+    last = tl.minimum((program + 1) * each, count)
+    for start in range(program * each, last, BLOCK):
+        n, one_NE = _ones(expert, start, last, BLOCK, BINS)
+        earlier_NE = tl.cumsum(one_NE, 0) - one_NE  # of the same expert in this tile
+        row_N = tl.sum(one_NE * (next_row_E[None, :] + earlier_NE), 1)
+        next_row_E += tl.sum(one_NE, 0)
+        tl.store(place + n, row_N.to(tl.int64), n < last)
+        tl.store(order + row_N, n.to(tl.int64), n < last)
 
 
 def by_expert(expert_N: Tensor, experts: int) -> Order:
@@ -94,8 +101,8 @@ def by_expert(expert_N: Tensor, experts: int) -> Order:
     offsets_E = torch.empty_like(ends_E, dtype=torch.int32)
     counts = torch.empty(programs, bins, dtype=torch.int32, device=expert_N.device)
     expert_N = expert_N.contiguous()
-    _count[(programs,)](expert_N, counts, count, each, BLOCK=block, BINS=bins)
-    _put[(programs,)](
+    _dispatch_count[(programs,)](expert_N, counts, count, each, BLOCK=block, BINS=bins)
+    _dispatch_put[(programs,)](
         expert_N, counts, order, place, counts_E, ends_E, offsets_E, count, each, experts, programs,
         BLOCK=block, BINS=bins,
     )  # fmt: skip
