@@ -19,12 +19,14 @@ KINDS = (
     ("attention", r"flash|fmha|sdpa|cudnn"),
     ("grouped products", r"GroupProblemShape|grouped"),
     ("products", r"gemm|nvjet|cutlass|xmma|splitK|aten::(mm|bmm|addmm|baddbmm)$"),
-    ("optimiser", r"_adamw_(update|coded)|multi_tensor_apply|lpnorm|FusedAdam|_fused_adamw_"),
+    ("codes in fp8", r"_fp8_"),
+    ("optimiser", r"_adamw_(update|coded)|_square_sum|multi_tensor_apply|lpnorm|FusedAdam|_fused_adamw_"),
     ("SwiGLU", r"_swiglu_|silu"),
     ("norms and RoPE", r"_norm_|rms_norm|RMSNorm|vector_norm|_RopeNorm"),
     ("rows to experts and back", r"_gather_rows|_combine_rows|indexFunc|vectorized_gather|"
                                  r"aten::(_?index(_add|_copy|_select|_put_impl)?_?|gather)$"),
     ("cross-entropy", r"_cross_entropy_rows|softmax|CrossEntropy"),
+    ("routing", r"_(route|dispatch|router_stats)_"),
     ("sorting", r"[sS]ort|Radix|scan_by|DeviceScan|searchsorted|histogram|Histogram"),
     ("memory copies", r"Memcpy|Memset|copy_kernel|direct_copy|aten::copy_"),
 )  # fmt: skip

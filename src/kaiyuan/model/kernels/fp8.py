@@ -77,7 +77,7 @@ def encode_row(row, codes, scales, number, size, largest, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rows_kernel(x, token, kept, out, codes, scales, size, GATHER: tl.constexpr, BLOCK: tl.constexpr):
+def _fp8_rows(x, token, kept, out, codes, scales, size, GATHER: tl.constexpr, BLOCK: tl.constexpr):
     row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = i < size
     source = row
@@ -99,7 +99,7 @@ def rows_of(x_ND: Tensor) -> Rows:
     found = room(len(x_ND), x_ND.shape[1], x_ND)
     if len(x_ND):
         size = x_ND.shape[1]
-        _rows_kernel[(len(x_ND),)](
+        _fp8_rows[(len(x_ND),)](
             x_ND, x_ND, x_ND, x_ND, *found, size, GATHER=False, BLOCK=triton.next_power_of_2(size), num_warps=4
         )  # fmt: skip
     return found
@@ -110,7 +110,7 @@ def gathered_rows(x_TD: Tensor, token_N: Tensor, kept: Tensor) -> tuple[Tensor, 
     size = x_TD.shape[1]
     out_ND, found = x_TD.new_empty(len(token_N), size), room(len(token_N), size, x_TD)
     if len(token_N):
-        _rows_kernel[(len(token_N),)](
+        _fp8_rows[(len(token_N),)](
             x_TD, token_N, kept, out_ND, *found, size, GATHER=True, BLOCK=triton.next_power_of_2(size), num_warps=4
         )  # fmt: skip
     return out_ND, found
@@ -143,7 +143,7 @@ def encode_tile(value, largest, codes, turned, scale_o, scale_i, matrix, o, i, o
 
 
 @triton.jit
-def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+def _fp8_largest(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     matrix, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     most = tl.zeros((BLOCK,), tl.float32)
     for start in range(part * BLOCK, numbers, PARTS * BLOCK):
@@ -153,7 +153,7 @@ def _largest_kernel(weight, parts, numbers, PARTS: tl.constexpr, BLOCK: tl.const
 
 
 @triton.jit
-def _codes_kernel(
+def _fp8_matrices(
     weight, largest, codes, turned, scale_o, scale_i, outputs, inputs, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr
 ):  # fmt: skip
     matrix, o, i = tile_places(OUTPUTS, INPUTS)
@@ -181,7 +181,7 @@ def codes_of(weight: Tensor, into: Codes | None = None, largest_E: Tensor | None
         scale_EO, scale_EI, largest = numbers
         into = Codes(codes, turned, scale_EO, scale_EI, largest[:, 0])
     into.largest_E.copy_(_largest(weight_EOI) if largest_E is None else largest_E)
-    _codes_kernel[triton.cdiv(inputs, _TILE), triton.cdiv(outputs, _TILE), experts](
+    _fp8_matrices[triton.cdiv(inputs, _TILE), triton.cdiv(outputs, _TILE), experts](
         weight_EOI, into.largest_E, *into[:4], outputs, inputs, OUTPUTS=_TILE, INPUTS=_TILE, num_warps=8
     )  # fmt: skip
     return into
@@ -192,5 +192,5 @@ def _largest(weight_EOI: Tensor) -> Tensor:
     experts, numbers = len(weight_EOI), weight_EOI[0].numel()
     programs = triton.next_power_of_2(triton.cdiv(_PROGRAMS, experts))
     parts = weight_EOI.new_empty(experts, programs, dtype=torch.float32)
-    _largest_kernel[experts, programs](weight_EOI, parts, numbers, PARTS=programs, BLOCK=8192, num_warps=8)
+    _fp8_largest[experts, programs](weight_EOI, parts, numbers, PARTS=programs, BLOCK=8192, num_warps=8)
     return parts.amax(1)

@@ -36,7 +36,7 @@ def _log_sum_exp(logit):
 
 
 @triton.jit
-def _sum_up(
+def _router_stats_sums(
     logits, probs, choice, expert, recycled, sums, chances, chosen, load, tokens, experts,
     TOP_K: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +81,7 @@ def _over_programs(x, e, programs, size, BLOCK_P: tl.constexpr, BLOCK_E: tl.cons
 
 
 @triton.jit
-def _finish(
+def _router_stats_finish(
     sums, chances, chosen, load, losses, out, tokens, experts, programs,
     TOP_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -98,7 +98,7 @@ def _finish(
 
 
 @triton.jit(do_not_specialize=["grad_balance", "grad_z"])  # they lie where the sum of all layers' losses puts them
-def _backward(
+def _router_stats_backward(
     logits, chosen, grad_balance, grad_z, grad_logits, grad_chances, tokens, experts,
     BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -129,11 +129,11 @@ class _Stats(torch.autograd.Function):
         programs, top_k = min(_PROGRAMS, triton.cdiv(tokens, block_t)), len(choice_N) // tokens
         sums, parts_3PE = torch.empty(programs, _SUMS.value, **pool), torch.empty(3, programs, block_e, **pool)
         losses, out = torch.empty(2, **pool), torch.empty(2 * experts + _SUMS.value, **pool)
-        _sum_up[(programs,)](
+        _router_stats_sums[(programs,)](
             logits_TE, probs_TE, choice_N, expert_N, recycled_N.view(torch.uint8), sums, *parts_3PE, tokens, experts,
             TOP_K=top_k, PROGRAMS=programs, BLOCK_T=block_t, BLOCK_E=block_e,
         )  # fmt: skip
-        _finish[(1,)](
+        _router_stats_finish[(1,)](
             sums, *parts_3PE, losses, out, tokens, experts, programs,
             TOP_K=top_k, BLOCK_P=max(16, 4096 // block_e), BLOCK_E=block_e,
         )  # fmt: skip
@@ -150,7 +150,7 @@ class _Stats(torch.autograd.Function):
         (tokens, experts), zero = logits_TE.shape, logits_TE.new_zeros(())
         block_t, block_e = _blocks(experts)
         grad_logits_TE, grad_chances_E = torch.empty_like(logits_TE), torch.empty_like(chosen_E)
-        _backward[(triton.cdiv(tokens, block_t),)](
+        _router_stats_backward[(triton.cdiv(tokens, block_t),)](
             logits_TE, chosen_E, zero if grad_balance is None else grad_balance, zero if grad_z is None else grad_z,
             grad_logits_TE, grad_chances_E, tokens, experts, BLOCK_T=block_t, BLOCK_E=block_e,
         )  # fmt: skip
