@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
@@ -104,6 +105,19 @@ def both(kernels: Use, run: Callable[[], Any]) -> tuple[Any, Any]:
         kernels(wanted)
         found.append(run())
     return found[0], found[1]
+
+
+def calls_of(module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by an entry with every call of a module's function from now on."""
+    calls: list[str] = []
+    function = getattr(module, name)
+
+    def called(*given: Any) -> Any:
+        calls.append(name)
+        return function(*given)
+
+    monkeypatch.setattr(module, name, called)
+    return calls
 
 
 def assert_same(found: Routing, expected: Routing) -> None:
@@ -221,6 +235,24 @@ def test_counting_sorts_as_a_stable_sort(
         assert one == other if isinstance(other, int) else (one.dtype == other.dtype and torch.equal(one, other))
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_more_experts_than_counting_takes_are_sorted(more: int, kernels: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts, counted = dispatch_kernels.MOST_EXPERTS + more, calls_of(dispatch_kernels, "by_expert", monkeypatch)
+    expert_N = torch.randint(experts + 1, (400,), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    expert_N[:3] = torch.tensor([experts, experts - 1, 0])
+    routing = Routing(expert_N, torch.rand(400), expert_N, torch.zeros_like(expert_N, dtype=torch.bool), False)
+    kernels(True)
+    found = Dispatch(routing, experts, 1)
+    assert len(counted) == 1 - more
+    order = sorted(range(400), key=expert_N.tolist().__getitem__)
+    assert found.order_N.tolist() == order
+    assert found.counts_E.tolist() == [expert_N.tolist().count(expert) for expert in range(experts)]
+    places, _, rows, ends, _ = found.places()
+    assert places.tolist() == order
+    assert [order[row] for row in rows.tolist()] == list(range(400))
+    assert ends.tolist() == found.counts_E.cumsum(0).tolist()
+
+
 STATS = {
     "dropless": (1, DROPLESS),
     "dropped": (1, RoutingPolicy("drop", 0.7, 1)),
@@ -251,6 +283,18 @@ def test_statistics_and_their_gradients(
         assert one.requires_grad == other.requires_grad == (name in ("balance_loss", "z_loss"))
     for one, other in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_statistics_of_more_experts_go_by_pytorch(more: int, kernels: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts, taken = stats_kernels.MOST_EXPERTS + more, calls_of(stats_kernels, "router_stats", monkeypatch)
+    probs = skewed(40, experts, 3).to(DEVICE)
+    kernels(False)
+    routing = route(probs, 1, RoutingPolicy("drop", 0.7, 1))
+    found, expected = both(kernels, lambda: router_stats(probs.log(), probs, routing))
+    assert len(taken) == 1 - more
+    for name, one, other in zip(RouterStats._fields, found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("loss", ["balance_loss", "z_loss"])
