@@ -166,6 +166,21 @@ def test_a_full_expert_is_not_overfull(kernels: Use) -> None:
         assert int(found.recycled_N.sum()) == extra
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_smallest_difference_in_probability_counts_before_the_hash(wanted: bool, kernels: Use) -> None:
+    probs = tied(300, 4, 0).to(DEVICE)
+    best = probs[::2]
+    probs[::2] = torch.where(best == 0.5, torch.nextafter(best, torch.ones_like(best)), best)
+    kernels(wanted)
+    found = route(probs, 1, RoutingPolicy("drop", 0.75, 1), seed=0)
+    for expert in found.choice_N.unique().tolist():
+        mine = found.choice_N == expert
+        kept, gone = mine & (found.expert_N == expert), mine & (found.expert_N == 4)
+        assert bool(gone.any()) == (int(mine.sum()) > 57)
+        if gone.any():
+            assert probs.amax(1)[kept].min() >= probs.amax(1)[gone].max()
+
+
 @pytest.mark.parametrize("draw", ["content", "place"])
 def test_seeds_may_lie_in_memory(draw: Any, kernels: Use) -> None:
     probs, policy = tied(60, 5, 0).to(DEVICE), RoutingPolicy("recycle", 0.75, 1, "random", draw)
