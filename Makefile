@@ -17,7 +17,7 @@ VLLM_METADATA := vllm-0.32.0+cpu
 
 help:
 	@echo "make demo    from raw text to a model that answers, then runs/demo/report.html (about 12 minutes, 2 cores)"
-	@echo "make test    lint, types and all tests; WORKERS=2 by two processes at once"
+	@echo "make test    lint, types and all tests; WORKERS=2 by two processes of one thread at once"
 	@echo "make test-lm-eval   lm-eval against our server (own environment, 0.9 GB)"
 	@echo "make test-vllm   vLLM with our plugin against our engine (own environment, 3.5 GB)"
 	@echo "make bench   the benchmarks, as ratios against their peers"
@@ -34,7 +34,7 @@ demo: $(VENV)/ready
 	@echo "Now talk to it:  $(BIN)/kaiyuan chat $(OUT)"
 
 test: $(VENV)/ready lint
-	$(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+	$(if $(filter-out 1,$(WORKERS)),OMP_NUM_THREADS=1 )$(BIN)/python -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
 # An environment of its own: lm-eval wants an older python-dateutil than other tests do.
 $(LM_EVAL_VENV)/ready:
