@@ -76,6 +76,7 @@ inline void copy_row(const Input& to, int number, const Input& from, int source)
 
 // --- a few rows against one panel -----------------------------------------------------------------------------------
 
+#if defined(__AVX512F__)
 template <int ROWS>
 void few_float32(const uint8_t* panel, const Input& input, float* out) {
   Vector a[ROWS] = {}, b[ROWS] = {};
@@ -92,6 +93,35 @@ void few_float32(const uint8_t* panel, const Input& input, float* out) {
   }
   for (int r = 0; r < ROWS; r++) store(out + r * PANEL, a[r]), store(out + r * PANEL + LANES, b[r]);
 }
+#else
+// Where registers have 32 bytes or less: the compiler keeps a vector of 64 in memory, so here are smaller ones, and two
+// rows at a time, whose eight sums and four weights fit into sixteen registers. The order of each sum is the same.
+typedef float Narrow __attribute__((vector_size(32)));
+typedef float NarrowUnaligned __attribute__((vector_size(32), aligned(4), may_alias));
+
+template <int ROWS>
+void few_float32(const uint8_t* panel, const Input& input, float* out) {
+  if constexpr (ROWS > 2) {
+    few_float32<2>(panel, input, out);
+    few_float32<ROWS - 2>(panel, input.from(2), out + 2 * PANEL);
+  } else {
+    constexpr int PARTS = PANEL / 8;
+    Narrow sums[ROWS][PARTS] = {};
+    const float* w = reinterpret_cast<const float*>(panel);
+    for (int k = 0; k < input.depth; k++, w += PANEL) {
+      __builtin_prefetch(w + 512);
+      __builtin_prefetch(w + 528);
+      for (int part = 0; part < PARTS; part++) {
+        const Narrow weights = *reinterpret_cast<const NarrowUnaligned*>(w + 8 * part);
+        for (int r = 0; r < ROWS; r++) sums[r][part] += weights * reinterpret_cast<const float*>(input.row(r))[k];
+      }
+    }
+    for (int r = 0; r < ROWS; r++)
+      for (int part = 0; part < PARTS; part++)
+        *reinterpret_cast<NarrowUnaligned*>(out + r * PANEL + 8 * part) = sums[r][part];
+  }
+}
+#endif
 
 template <int ROWS>
 void few_bfloat16(const uint8_t* panel, const Input& input, float* out) {
