@@ -1,4 +1,4 @@
-// Vectors of 16 floats in the compiler's own notation, which every machine has; number formats; exp.
+// Vectors of floats in the compiler's own notation, which every machine has; number formats; exp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -9,11 +9,17 @@
 
 namespace kaiyuan {
 
+// A vector that fits no register is kept in memory, which costs more than it saves: whoever can do with vectors of any
+// length (KAIYUAN_ANY_LANES) gets 8 floats where there is no AVX-512.
+#if defined(KAIYUAN_ANY_LANES) && !defined(__AVX512F__)
+constexpr int LANES = 8;
+#else
 constexpr int LANES = 16;
-typedef float Vector __attribute__((vector_size(64)));
-typedef float Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+#endif
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }

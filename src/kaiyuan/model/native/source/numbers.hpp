@@ -1,4 +1,4 @@
-// Rows of numbers in float32 or bfloat16, computed on as floats, 16 at a time; work shared out among PyTorch's threads.
+// Rows of numbers in float32 or bfloat16, computed on as floats, a vector at a time; work shared out among PyTorch's threads.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -15,7 +15,7 @@ inline void put(Bfloat* to, Vector value) { store_bfloat(to, value); }
 inline float one(const float* from) { return *from; }
 inline float one(const Bfloat* from) { return from_bfloat(*from); }
 
-// The first `count` of 16 numbers; `rest` in place of the others.
+// The first `count` of a vector's numbers; `rest` in place of the others.
 template <typename T>
 inline Vector get(const T* from, long count, float rest = 0.0f) {
   if (count >= LANES) return get(from);

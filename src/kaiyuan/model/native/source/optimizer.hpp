@@ -36,10 +36,11 @@ template <typename T>
 void squares(const T* x, double* sums, long count, int threads) {
   share((count + PIECE - 1) / PIECE, threads, [&](long piece) {
     const long end = std::min(count, (piece + 1) * PIECE);
-    Vector total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+    constexpr int PARTS = 64 / LANES;  // sums short enough for float32
+    Vector total[PARTS] = {};
     long i = piece * PIECE;
-    for (; i + 4 * LANES <= end; i += 4 * LANES)
-      for (int part = 0; part < 4; part++) {
+    for (; i + PARTS * LANES <= end; i += PARTS * LANES)
+      for (int part = 0; part < PARTS; part++) {
         const Vector value = get(x + i + part * LANES);
         total[part] += value * value;
       }
@@ -47,7 +48,8 @@ void squares(const T* x, double* sums, long count, int threads) {
       const Vector value = get(x + i, end - i);
       total[0] += value * value;
     }
-    sums[piece] = double(sum(total[0] + total[1])) + sum(total[2] + total[3]);
+    sums[piece] = 0.0;
+    for (int part = 0; part < PARTS; part += 2) sums[piece] += sum(total[part] + total[part + 1]);
   });
 }
 

@@ -1,5 +1,6 @@
 // What a training step on a CPU does between its matrix products, each in one pass over memory. Declared for Python in
 // library.py. `brief` says that activations are bfloat16, else they are float32.
+#define KAIYUAN_ANY_LANES
 #include "activations.hpp"
 #include "norms.hpp"
 #include "optimizer.hpp"
