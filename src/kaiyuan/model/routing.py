@@ -181,12 +181,13 @@ def route(
     tokens, experts = probs_TE.shape
     capacity = policy.capacity(tokens, top_k, experts)
     limited = policy.mode != "dropless" and capacity < tokens
-    seeds = seed if isinstance(seed, Seeds) else Seeds.of(policy, seed)
-    if limited and top_k == 1 and not renormalize and on_gpu(probs_TE):
-        from kaiyuan.model.kernels import routing as kernels
+    if limited:
+        seeds = seed if isinstance(seed, Seeds) else Seeds.of(policy, seed)
+        if top_k == 1 and not renormalize and on_gpu(probs_TE):
+            from kaiyuan.model.kernels import routing as kernels
 
-        if kernels.takes(probs_TE):
-            return kernels.route(probs_TE, policy, capacity, seeds)
+            if kernels.takes(probs_TE):
+                return kernels.route(probs_TE, policy, capacity, seeds)
     prob_TK, choice_TK = probs_TE.topk(top_k, dim=-1) if top_k > 1 else probs_TE.max(dim=-1, keepdim=True)
     choice_N = choice_TK.flatten()
     expert_N, recycled_N = choice_N, torch.zeros_like(choice_N, dtype=torch.bool)
